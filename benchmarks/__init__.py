@@ -1,0 +1,1 @@
+"""The closed-loop world and the commands that measure popsteer against peers."""

@@ -1,0 +1,117 @@
+"""Reads a configuration file into `popsteer.config.Config`, strictly.
+
+Every refusal names the file, the key, the value and what would be valid.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from popsteer.config import Config, Section
+from popsteer.errors import ConfigError
+from popsteer.names import dns_name, pop_id
+
+
+def load(path: Path) -> Config:
+    """The configuration in a file.
+
+    Raises:
+        ConfigError: names the file, the key, the value and what would be valid.
+    """
+    try:
+        raw = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder, not a configuration file") from None
+    except PermissionError:
+        raise ConfigError(f"{path}: no permission to read it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return parse(raw, path)
+
+
+def parse(raw: dict[str, Any], path: Path) -> Config:
+    """The configuration in a parsed TOML document; `path` is where it came from.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    _refuse_unknown(raw, Config, "", path)
+    if "folder" in raw:
+        raise ConfigError(f"{path}: unknown key folder; remove it")
+    try:
+        config = msgspec.convert(raw | {"folder": str(path.resolve().parent)}, Config)
+    except msgspec.ValidationError as error:
+        message, _, where = str(error).partition(" - at ")
+        key = where.strip("`").removeprefix("$.")
+        value = _value_at(raw, key)
+        raise ConfigError(f"{path}: {key} = {value!r}: {message}") from None
+    _check(config, path)
+    return config
+
+
+def _refuse_unknown(raw: Any, shape: Any, where: str, path: Path) -> None:
+    """Walk the document beside the types; msgspec alone would not name the nearest key."""
+    if isinstance(shape, msgspec.inspect.VarTupleType):
+        for index, item in enumerate(raw if isinstance(raw, list) else []):
+            _refuse_unknown(item, shape.item_type, f"{where}[{index}]", path)
+        return
+    if isinstance(shape, msgspec.inspect.UnionType):
+        for part in shape.types:
+            _refuse_unknown(raw, part, where, path)
+        return
+    if isinstance(shape, msgspec.inspect.StructType):
+        shape = shape.cls
+    if not (isinstance(shape, type) and issubclass(shape, Section) and isinstance(raw, dict)):
+        return
+    info = msgspec.inspect.type_info(shape)
+    assert isinstance(info, msgspec.inspect.StructType)
+    fields = {field.encode_name: field.type for field in info.fields}
+    for key, value in raw.items():
+        full = f"{where}.{key}" if where else key
+        if key not in fields:
+            near = difflib.get_close_matches(key, fields, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"valid: {', '.join(sorted(fields))}"
+            raise ConfigError(f"{path}: unknown key {full}; {hint}")
+        _refuse_unknown(value, fields[key], full, path)
+
+
+def _value_at(raw: Any, key: str) -> Any:
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        try:
+            raw = raw[int(part)] if isinstance(raw, list) else raw[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return None
+    return raw
+
+
+def _check(config: Config, path: Path) -> None:
+    """What types cannot say: ids are unique and names refer to something."""
+    ids = [pop_id(pop.id) for pop in config.pop]
+    if twice := {i for i in ids if ids.count(i) > 1}:
+        raise ConfigError(f"{path}: pop.id {min(twice)!r} stands twice; ids are unique")
+    for pop in config.pop:
+        if pop.location and not (abs(pop.location[0]) <= 90 and abs(pop.location[1]) <= 180):
+            raise ConfigError(
+                f"{path}: pop {pop.id}: location = {list(pop.location)}: write [latitude, "
+                "longitude] in degrees"
+            )
+    for service in config.service:
+        for name in service.pops:
+            if name != "*" and name not in ids:
+                near = difflib.get_close_matches(name, ids, 1, 0.0)
+                raise ConfigError(
+                    f"{path}: service {service.name}: pops names {name!r}, which is no [[pop]]; "
+                    f"did you mean {near[0] if near else '*'}?"
+                )
+    names = [dns_name(service.name) for service in config.service]
+    if doubled := {n for n in names if names.count(n) > 1}:
+        raise ConfigError(f"{path}: service {min(doubled)} stands twice; names are unique")
+    try:
+        _ = config.dns.addresses
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None

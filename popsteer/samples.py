@@ -1,0 +1,280 @@
+"""A record in Kinesis: one columnar batch of samples of one kind from one source.
+
+The bytes are one Arrow IPC stream with one record batch, zstd inside. The schema's metadata says
+kind, version, source, the source's sequence number, t0 and the subjects (POPs or links) that the
+`subject` column indexes. Times are UTC epoch milliseconds (t0 plus `dt_ms`), RTT is microseconds,
+rates are bits/s. A lost probe is a row whose `lost` is 1 and whose `rtt_us` is the time waited:
+a censored observation, never missing data.
+
+`decode` lets nothing through that later code would have to doubt: wrong version, wrong types,
+nulls, indexes or values out of bounds raise `RecordError` with a reason fit for a metric label.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from popsteer.errors import RecordError
+from popsteer.names import IPV6_BIT, LENGTH_MASK, Net, Plen, SourceId
+
+VERSION = 1
+RECORD_BYTES_MAX = 25 * 1024
+"""One PUT payload unit; producers cut batches so that records stay below it."""
+ROWS_MAX = 65_535
+SUBJECTS_MAX = 4_096
+RTT_US_MAX = 60_000_000
+RATE_BPS_MAX = 1e16
+
+BULK_STREAM = "popsteer-bulk"
+URGENT_STREAM = "popsteer-urgent"
+
+
+class Kind(StrEnum):
+    """What the samples of a batch are."""
+
+    RTT = "rtt"
+    DEMAND = "demand"
+    SIGNAL = "signal"
+
+
+class Method(IntEnum):
+    """How an RTT was measured."""
+
+    ICMP = 0
+    TCP = 1
+    TLS = 2
+    HTTP = 3
+    DNS = 4
+
+
+class Signal(IntEnum):
+    """What a signal sample measures; the unit is in the name."""
+
+    UP = 0
+    """1 when the POP serves, 0 when not."""
+    LOAD_BPS = 1
+    LOAD_RPS = 2
+    TX_BPS = 3
+    RX_BPS = 4
+    CAPACITY_BPS = 5
+    DROPS_PER_S = 6
+
+
+STREAM_OF = {Kind.RTT: BULK_STREAM, Kind.DEMAND: BULK_STREAM, Kind.SIGNAL: URGENT_STREAM}
+"""Two streams, so that a backlog of RTT never delays health."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Who sent a batch and what its columns refer to."""
+
+    source: SourceId
+    """The agent's lane; also the partition key."""
+    sequence: int
+    """Rises by one per record of a source; a retry repeats it, so it can be recognised."""
+    t0_ms: int
+    subjects: tuple[str, ...]
+    """What the `subject` column indexes: POP ids, or links as `pop/link`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RttBatch:
+    """RTT between a prefix and a POP."""
+
+    kind: ClassVar[Kind] = Kind.RTT
+    header: Header
+    dt_ms: NDArray[np.uint32]
+    net: Net
+    plen: Plen
+    subject: NDArray[np.uint16]
+    rtt_us: NDArray[np.uint32]
+    method: NDArray[np.uint8]
+    lost: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class DemandBatch:
+    """Queries that a DNS node answered for a prefix with a POP since its last report."""
+
+    kind: ClassVar[Kind] = Kind.DEMAND
+    header: Header
+    dt_ms: NDArray[np.uint32]
+    net: Net
+    plen: Plen
+    subject: NDArray[np.uint16]
+    queries: NDArray[np.uint32]
+    rate_bps: NDArray[np.float32]
+    """The traffic that these queries are estimated to bring, spread over the report's interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalBatch:
+    """State of POPs and links."""
+
+    kind: ClassVar[Kind] = Kind.SIGNAL
+    header: Header
+    dt_ms: NDArray[np.uint32]
+    subject: NDArray[np.uint16]
+    signal: NDArray[np.uint8]
+    value: NDArray[np.float64]
+
+
+Batch: TypeAlias = RttBatch | DemandBatch | SignalBatch
+B = TypeVar("B", RttBatch, DemandBatch, SignalBatch)
+
+_KEYED = [("dt_ms", pa.uint32()), ("net", pa.uint64()), ("plen", pa.uint8())]
+_COLUMNS: dict[Kind, list[tuple[str, Any]]] = {
+    Kind.RTT: [
+        *_KEYED,
+        ("subject", pa.uint16()),
+        ("rtt_us", pa.uint32()),
+        ("method", pa.uint8()),
+        ("lost", pa.uint8()),
+    ],
+    Kind.DEMAND: [
+        *_KEYED,
+        ("subject", pa.uint16()),
+        ("queries", pa.uint32()),
+        ("rate_bps", pa.float32()),
+    ],
+    Kind.SIGNAL: [
+        ("dt_ms", pa.uint32()),
+        ("subject", pa.uint16()),
+        ("signal", pa.uint8()),
+        ("value", pa.float64()),
+    ],
+}
+_TYPES: dict[Kind, type[RttBatch] | type[DemandBatch] | type[SignalBatch]] = {
+    Kind.RTT: RttBatch,
+    Kind.DEMAND: DemandBatch,
+    Kind.SIGNAL: SignalBatch,
+}
+_SCHEMAS = {kind: pa.schema(columns) for kind, columns in _COLUMNS.items()}
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+
+
+def rows(batch: Batch) -> int:
+    """How many samples a batch holds."""
+    return len(batch.dt_ms)
+
+
+def encode(batch: Batch) -> bytes:
+    """The record of a batch; `decode` gives the batch back.
+
+    Raises:
+        ValueError: columns of unequal length (a programmer's error).
+    """
+    columns = _COLUMNS[batch.kind]
+    schema = pa.schema(columns, metadata=_metadata(batch.kind, batch.header))
+    arrays = [pa.array(getattr(batch, name), kind) for name, kind in columns]
+    body = pa.BufferOutputStream()
+    with pa.ipc.new_stream(body, schema, options=_OPTIONS) as writer:
+        writer.write_batch(pa.record_batch(arrays, schema=schema))
+    return bytes(body.getvalue().to_pybytes())
+
+
+def _metadata(kind: Kind, header: Header) -> dict[str, str]:
+    return {
+        "kind": kind.value,
+        "version": str(VERSION),
+        "source": header.source,
+        "sequence": str(header.sequence),
+        "t0_ms": str(header.t0_ms),
+        "subjects": ",".join(header.subjects),
+    }
+
+
+def decode(record: bytes) -> Batch:
+    """The batch in a record; columns are views of the decoded buffers, not copies.
+
+    Raises:
+        RecordError: with reason `arrow`, `version`, `kind`, `header`, `schema`, `rows`, `null`,
+            `subject`, `prefix` or `value`.
+    """
+    try:
+        with pa.ipc.open_stream(record) as reader:
+            schema = reader.schema
+            kind, header = _parse_metadata(schema.metadata or {})
+            if not schema.equals(_SCHEMAS[kind]):
+                raise RecordError("schema", str(schema)[:200])
+            table = reader.read_next_batch()
+            table.validate(full=True)
+    except (pa.ArrowException, ValueError, OSError, StopIteration) as error:
+        raise RecordError("arrow", str(error).partition("\n")[0]) from None
+    return _checked(kind, header, table)
+
+
+def _parse_metadata(raw: dict[bytes, bytes]) -> tuple[Kind, Header]:
+    try:
+        text = {k.decode(): v.decode() for k, v in raw.items()}
+        version, kind_text = int(text["version"]), text["kind"]
+        sequence, t0_ms = int(text["sequence"]), int(text["t0_ms"])
+        source, subjects = text["source"], text["subjects"]
+    except (KeyError, ValueError) as error:
+        raise RecordError("header", repr(error)) from None
+    if version != VERSION:
+        raise RecordError("version", str(version))
+    if kind_text not in Kind.__members__.values():
+        raise RecordError("kind", kind_text[:32])
+    if not source or len(source) > 256 or not 0 <= sequence < 2**63 or not 0 <= t0_ms < 2**53:
+        raise RecordError("header", f"source {source[:64]!r} sequence {sequence} t0 {t0_ms}")
+    listed = tuple(subjects.split(",")) if subjects else ()
+    if len(listed) > SUBJECTS_MAX:
+        raise RecordError("header", f"{len(listed)} subjects")
+    return Kind(kind_text), Header(SourceId(source), sequence, t0_ms, listed)
+
+
+def _checked(kind: Kind, header: Header, table: Any) -> Batch:
+    if table.num_rows > ROWS_MAX:
+        raise RecordError("rows", str(table.num_rows))
+    if any(column.null_count for column in table.columns):
+        raise RecordError("null")
+    arrays = {n: table.column(n).to_numpy() for n, _ in _COLUMNS[kind]}
+    if not table.num_rows:
+        return _TYPES[kind](header, **arrays)
+    if int(arrays["subject"].max()) >= len(header.subjects):
+        raise RecordError("subject", f"{arrays['subject'].max()} of {len(header.subjects)}")
+    if kind is not Kind.SIGNAL:
+        _check_prefixes(arrays["net"], arrays["plen"])
+    batch = _TYPES[kind](header, **arrays)
+    if not _values_sane(batch):
+        raise RecordError("value", f"a {kind} value out of bounds")
+    return batch
+
+
+def _check_prefixes(net: Net, plen: Plen) -> None:
+    length = plen & np.uint8(LENGTH_MASK)
+    bound = np.where(plen & np.uint8(IPV6_BIT), np.uint8(64), np.uint8(32))
+    if (length > bound).any():
+        raise RecordError("prefix", "length out of bounds")
+    # A shift by 64 is undefined, so the block is taken in two steps.
+    shift = length.astype(np.uint64)
+    host = (net << (shift >> np.uint64(1))) << (shift - (shift >> np.uint64(1)))
+    if host.any():
+        raise RecordError("prefix", "host bits are set")
+
+
+def _values_sane(batch: Batch) -> bool:
+    match batch:
+        case RttBatch():
+            return (
+                int(batch.rtt_us.max()) <= RTT_US_MAX
+                and int(batch.method.max()) < len(Method)
+                and int(batch.lost.max()) <= 1
+            )
+        case DemandBatch():
+            rate = batch.rate_bps
+            return bool(np.isfinite(rate).all() and (rate >= 0).all()) and (
+                float(rate.max()) <= RATE_BPS_MAX
+            )
+        case SignalBatch():
+            value = batch.value
+            return (
+                int(batch.signal.max()) < len(Signal)
+                and bool(np.isfinite(value).all() and (value >= 0).all())
+                and float(value.max()) <= RATE_BPS_MAX
+            )

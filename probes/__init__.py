@@ -1,0 +1,1 @@
+"""Measure, batch, put into Kinesis."""
