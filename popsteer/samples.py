@@ -27,6 +27,7 @@ RECORD_BYTES_MAX = 25 * 1024
 ROWS_MAX = 65_535
 SUBJECTS_MAX = 4_096
 RTT_US_MAX = 60_000_000
+BITS_MAX = 1e18
 RATE_BPS_MAX = 1e16
 
 BULK_STREAM = "popsteer-bulk"
@@ -107,8 +108,8 @@ class DemandBatch:
     plen: Plen
     subject: NDArray[np.uint16]
     queries: NDArray[np.uint32]
-    rate_bps: NDArray[np.float32]
-    """The traffic that these queries are estimated to bring, spread over the report's interval."""
+    bits: NDArray[np.float32]
+    """The traffic that these queries are estimated to bring; a volume, so that sums are right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ _COLUMNS: dict[Kind, list[tuple[str, Any]]] = {
         *_KEYED,
         ("subject", pa.uint16()),
         ("queries", pa.uint32()),
-        ("rate_bps", pa.float32()),
+        ("bits", pa.float32()),
     ],
     Kind.SIGNAL: [
         ("dt_ms", pa.uint32()),
@@ -267,9 +268,9 @@ def _values_sane(batch: Batch) -> bool:
                 and int(batch.lost.max()) <= 1
             )
         case DemandBatch():
-            rate = batch.rate_bps
-            return bool(np.isfinite(rate).all() and (rate >= 0).all()) and (
-                float(rate.max()) <= RATE_BPS_MAX
+            bits = batch.bits
+            return bool(np.isfinite(bits).all() and (bits >= 0).all()) and (
+                float(bits.max()) <= BITS_MAX
             )
         case SignalBatch():
             value = batch.value

@@ -58,9 +58,13 @@ class S3Store:
 
     def read(self, key: str, unless_etag: str = "") -> Stored | None:
         """See `ObjectStore.read`."""
-        condition = {"IfNoneMatch": unless_etag} if unless_etag else {}
         try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=key, **condition)
+            if unless_etag:
+                answer = self._client.get_object(
+                    Bucket=self._bucket, Key=key, IfNoneMatch=unless_etag
+                )
+            else:
+                answer = self._client.get_object(Bucket=self._bucket, Key=key)
             return Stored(answer["Body"].read(), answer["ETag"])
         except ClientError as error:
             if _status(error) in {304, 404}:
