@@ -1,0 +1,292 @@
+"""The table: generation N of prefix -> ranked POPs with shares.
+
+Prefixes are disjoint and sorted (IPv4 first), so ECS scopes never overlap (RFC 7871 §7.2.1) and a
+lookup is one binary search. Neighbours with equal answers are merged, so scopes are as wide as
+they can be. The bytes are one Arrow IPC stream with the metadata as JSON in the schema, followed
+by a seal: magic, key id and Ed25519 signature over the SHA-256 of all before. Any Arrow reader
+reads it; only a verified one is loaded in production.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from popsteer.errors import TableError, TrustError
+from popsteer.intervals import blocks, common_prefix_length, flatten, last_of, merge
+from popsteer.names import IPV6_BIT, LENGTH_MASK, Net, Plen, Prefix
+from popsteer.signing import KEY_ID_BYTES, SIGNATURE_BYTES, Signer, Verifier
+
+VERSION = 1
+CANDIDATES_MAX = 8
+NO_POP = 0xFFFF
+NO_RTT = 0xFFFF
+"""RTT unknown; known values are in units of 0.1 ms."""
+SHARE_WHOLE = 255
+"""The shares of a row add up to this; candidates with share 0 are the order of failover."""
+POPS_MAX = 4_096
+CURRENT_KEY = "tables/current.json"
+
+_MAGIC = b"POPSEAL1"
+_SEAL_BYTES = len(_MAGIC) + KEY_ID_BYTES + SIGNATURE_BYTES
+
+
+class TableMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a table comes from."""
+
+    generation: int
+    parent: int = 0
+    created_ms: int = 0
+    policy: str = ""
+    code: str = ""
+    """Version of the code that made it."""
+    window_first_ms: int = 0
+    window_last_ms: int = 0
+    """The measurement windows that it rests on."""
+    inputs: dict[str, tuple[str, str]] = {}
+    """First and last Kinesis sequence number read, by stream and shard."""
+    default: tuple[str, ...] = ()
+    """Ranked POPs for a prefix that no row covers: the static order."""
+    note: str = ""
+
+
+class Pointer(msgspec.Struct, frozen=True, kw_only=True):
+    """`tables/current.json`, moved by compare-and-swap."""
+
+    generation: int
+    key: str
+    sha256: str
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """n rows, m pops; see `build`."""
+
+    meta: TableMeta
+    pops: tuple[str, ...]
+    """What the `pop` column indexes."""
+    net: Net
+    plen: Plen
+    pop: NDArray[np.uint16]
+    """[n, 8], ranked; NO_POP where there are fewer."""
+    share: NDArray[np.uint8]
+    """[n, 8]"""
+    rtt: NDArray[np.uint16]
+    """[n, 8], 0.1 ms."""
+    scope: NDArray[np.uint8]
+    """[n], the ECS scope prefix-length of the answer."""
+
+    def __len__(self) -> int:
+        return len(self.net)
+
+    @property
+    def ipv4_rows(self) -> int:
+        """Rows [0, ipv4_rows) are IPv4, the rest IPv6."""
+        return int(np.searchsorted(self.plen & np.uint8(IPV6_BIT), 1))
+
+    def find(self, prefix: Prefix) -> tuple[int, int]:
+        """Row that covers the start of a prefix, or -1, and the ECS scope of that answer.
+
+        In a gap the scope is that of the widest block around the address that touches no row:
+        scopes stay disjoint (RFC 7871 §7.2.1). The scope may be longer than the source.
+        """
+        split = self.ipv4_rows
+        low, high = (split, len(self)) if prefix.is_ipv6 else (0, split)
+        net = self.net[low:high]
+        at = int(np.searchsorted(net, np.uint64(prefix.net), side="right")) - 1
+        scope = 0
+        if at >= 0:
+            row = low + at
+            here = Prefix(int(self.net[row]), int(self.plen[row]))
+            if prefix.net <= here.last:
+                return row, int(self.scope[row])
+            scope = common_prefix_length(prefix.net, here.last) + 1
+        if at + 1 < high - low:
+            scope = max(scope, common_prefix_length(prefix.net, int(net[at + 1])) + 1)
+        return -1, scope
+
+    def ranked(self, row: int) -> list[str]:
+        """POP ids of a row, best first; the default order for row -1."""
+        if row < 0:
+            return list(self.meta.default)
+        return [self.pops[i] for i in self.pop[row].tolist() if i != NO_POP]
+
+
+def build(
+    meta: TableMeta,
+    pops: tuple[str, ...],
+    net: Net,
+    plen: Plen,
+    pop: NDArray[np.uint16],
+    share: NDArray[np.uint8],
+    rtt: NDArray[np.uint16],
+) -> Table:
+    """A table from any prefixes, nested or not: disjoint, merged, sorted.
+
+    `pop`, `share` and `rtt` are [n, 8]. The longest prefix wins; of equal ones the later.
+    Where neighbours with equal POPs and shares merge, the RTT of the first stays.
+
+    Raises:
+        TableError: a row has no POP, an unknown POP, or shares that do not add up to 255.
+    """
+    _check_rows(pops, pop, share)
+    answers = np.concatenate([pop.astype(np.uint16), share.astype(np.uint16)], axis=1)
+    answer = _number_rows(answers)
+    parts = []
+    for ipv6 in (False, True):
+        rows = np.flatnonzero(((plen & np.uint8(IPV6_BIT)) != 0) == ipv6)
+        ranges = merge(flatten(net[rows], plen[rows]), answer[rows])
+        block_net, block_plen, owner = blocks(ranges, ipv6)
+        parts.append((block_net, block_plen, rows[owner]))
+    new_net, new_plen, owner = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    return Table(
+        meta,
+        pops,
+        new_net,
+        new_plen.astype(np.uint8),
+        pop[owner],
+        share[owner],
+        rtt[owner],
+        new_plen.astype(np.uint8) & np.uint8(LENGTH_MASK),
+    )
+
+
+def _number_rows(rows: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """Equal rows get equal numbers."""
+    packed = np.ascontiguousarray(rows).view(f"V{rows.shape[1] * 2}").ravel()
+    return np.unique(packed, return_inverse=True)[1].astype(np.int64)
+
+
+def _check_rows(pops: tuple[str, ...], pop: NDArray[np.uint16], share: NDArray[np.uint8]) -> None:
+    if len(pops) > POPS_MAX:
+        raise TableError(f"{len(pops)} POPs; at most {POPS_MAX}")
+    if not len(pop):
+        return
+    known = pop != NO_POP
+    if not known[:, 0].all():
+        raise TableError(f"row {int(np.argmin(known[:, 0]))} has no POP")
+    if int(pop[known].max()) >= len(pops):
+        raise TableError(f"POP index {int(pop[known].max())} of {len(pops)} POPs")
+    if (known[:, 1:] & ~known[:, :-1]).any():
+        raise TableError("a row has a POP behind an empty candidate")
+    if share[~known].any():
+        raise TableError("a share without a POP")
+    total = share.sum(axis=1, dtype=np.int64)
+    if (total != SHARE_WHOLE).any():
+        bad = int(np.argmax(total != SHARE_WHOLE))
+        raise TableError(f"row {bad}: shares add up to {int(total[bad])}, not {SHARE_WHOLE}")
+
+
+def encode(table: Table, signer: Signer | None = None) -> bytes:
+    """The bytes of a table, sealed when a signer is given; `decode` gives the table back."""
+    meta = {"version": VERSION, "pops": table.pops, "meta": table.meta}
+    schema = pa.schema(_COLUMNS, metadata={"popsteer.table": msgspec.json.encode(meta)})
+    arrays = [_to_arrow(getattr(table, name)) for name in schema.names]
+    out = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(out, schema, options=options) as writer:
+        writer.write_batch(pa.record_batch(arrays, schema=schema))
+    body: bytes = out.getvalue().to_pybytes()
+    return body + _MAGIC + signer.sign(body) if signer else body
+
+
+_WIDE = CANDIDATES_MAX
+_COLUMNS = [
+    ("net", pa.uint64()),
+    ("plen", pa.uint8()),
+    ("pop", pa.list_(pa.uint16(), _WIDE)),
+    ("share", pa.list_(pa.uint8(), _WIDE)),
+    ("rtt", pa.list_(pa.uint16(), _WIDE)),
+    ("scope", pa.uint8()),
+]
+
+
+def _to_arrow(column: NDArray[Any]) -> Any:
+    if column.ndim == 1:
+        return pa.array(column)
+    return pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), _WIDE)
+
+
+def decode(data: bytes, verifier: Verifier | None = None) -> Table:
+    """The table in the bytes; with a verifier only if its seal is good.
+
+    Raises:
+        TrustError: the seal is missing, by an unknown key, or wrong.
+        TableError: truncated, of another version, or breaking an invariant of `Table`.
+    """
+    body, seal = _split(data)
+    if verifier is not None:
+        if not seal:
+            raise TrustError("the table is not signed")
+        verifier.verify(body, seal)
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            schema = reader.schema
+            head = msgspec.json.decode((schema.metadata or {})[b"popsteer.table"], type=_Head)
+            batch = reader.read_next_batch()
+            batch.validate(full=True)
+    except (pa.ArrowException, ValueError, OSError, StopIteration, KeyError) as error:
+        raise TableError(f"not a whole table: {str(error)[:200]}") from None
+    if head.version != VERSION or not schema.equals(pa.schema(_COLUMNS)):
+        raise TableError(f"a table of version {head.version}; this code reads {VERSION}")
+    if any(column.null_count for column in batch.columns):
+        raise TableError("nulls in a column")
+    columns = {name: _from_arrow(batch.column(name)) for name, _ in _COLUMNS}
+    table = Table(head.meta, head.pops, **columns)
+    _check(table)
+    return table
+
+
+class _Head(msgspec.Struct):
+    version: int
+    pops: tuple[str, ...]
+    meta: TableMeta
+
+
+def _split(data: bytes) -> tuple[bytes, bytes]:
+    if data[-_SEAL_BYTES : -_SEAL_BYTES + len(_MAGIC)] == _MAGIC:
+        return data[:-_SEAL_BYTES], data[-_SEAL_BYTES + len(_MAGIC) :]
+    return data, b""
+
+
+def _from_arrow(column: Any) -> NDArray[Any]:
+    if isinstance(column, pa.FixedSizeListArray):
+        flat: NDArray[Any] = column.flatten().to_numpy()
+        return flat.reshape(-1, _WIDE)
+    array: NDArray[Any] = column.to_numpy()
+    return array
+
+
+def _check(table: Table) -> None:
+    """The invariants that every reader relies on."""
+    _check_rows(table.pops, table.pop, table.share)
+    split = table.ipv4_rows
+    if (table.plen[:split] & np.uint8(IPV6_BIT)).any() or not (
+        table.plen[split:] & np.uint8(IPV6_BIT)
+    ).all():
+        raise TableError("families are mixed")
+    if (table.scope > 64).any() or (table.scope[:split] > 32).any():
+        raise TableError("an ECS scope is out of bounds")
+    for rows in (slice(0, split), slice(split, None)):
+        net, last = table.net[rows], last_of(table.net[rows], table.plen[rows])
+        if (net[1:] <= last[:-1]).any():
+            raise TableError("prefixes overlap or are not sorted")
+
+
+def renumber(table: Table, generation: int, created_ms: int, note: str) -> Table:
+    """The same answers as a new generation, as a rollback publishes them."""
+    meta = table.meta
+    return replace(
+        table,
+        meta=msgspec.structs.replace(
+            meta,
+            generation=generation,
+            parent=meta.generation,
+            created_ms=created_ms,
+            note=note,
+        ),
+    )
