@@ -6,7 +6,7 @@ somebody's real address: /24 of 10.0.0.0/8 and, every tenth, /48 of 2001:db8::/3
 metro are neighbours, and within a metro demand is spread by Zipf's law.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +94,30 @@ def load(path: Path, prefixes: int) -> World:
         raise ConfigError(f"{path}: array {error} is missing; is it a world file?") from None
     except ValueError as error:
         raise ConfigError(f"{path}: arrays do not fit each other: {error}") from None
+
+
+def save(path: Path, world: World) -> None:
+    """Write a whole world, prefixes and all, for the processes of `popsteer up`; see `read`."""
+    arrays = {field.name: np.asarray(getattr(world, field.name)) for field in fields(World)}
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def read(path: Path) -> World:
+    """The world that `save` wrote.
+
+    Raises:
+        ConfigError: no such file, or not a saved world.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {field.name: file[field.name] for field in fields(World)}
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: not a saved world: {error}") from None
+    arrays["pops"] = tuple(arrays["pops"].tolist())
+    arrays["metros"] = tuple(arrays["metros"].tolist())
+    arrays["residual_step_s"] = float(arrays["residual_step_s"])
+    return World(**arrays)
 
 
 def _from_arrays(
