@@ -1,0 +1,136 @@
+"""Simulated clients: resolver caches that ask popsteer's DNS and send their users to the answer.
+
+A prefix with more demand has more caches, as a large ISP's resolver farm has, so that queries
+follow demand. A cache keeps its answer for the TTL; the load of a POP is the demand of the caches
+that hold its address. Queries are real UDP packets with an ECS option, a few hundred a second.
+"""
+
+import asyncio
+import ipaddress
+from dataclasses import dataclass, field
+
+import numpy as np
+from dnslib import EDNS0, QTYPE, DNSError, DNSQuestion, DNSRecord, EDNSOption
+from numpy.typing import NDArray
+
+from popsteer.names import Prefix
+from popsteer.world import World
+
+CACHES_PER_PREFIX = 3
+"""On average; every prefix has at least one."""
+ANSWER_TIMEOUT_S = 2.0
+RETRY_S = 1.0
+QUERIES_PER_TICK_MAX = 100
+NO_ANSWER = -1
+ECS_OPTION = 8
+
+
+@dataclass(slots=True)
+class Caches:
+    """c caches; pure state, `now_s` passed in."""
+
+    prefix: NDArray[np.int64]
+    """[c], index into the world's prefixes."""
+    per_prefix: NDArray[np.int64]
+    """[n], caches of each prefix."""
+    due_s: NDArray[np.float64]
+    """[c], when each asks next."""
+    pop: NDArray[np.int64] = field(init=False)
+    """[c], where each sends its users; NO_ANSWER before the first answer."""
+
+    def __post_init__(self) -> None:
+        self.pop = np.full(len(self.prefix), NO_ANSWER, np.int64)
+
+    def take_due(self, now_s: float, limit: int) -> NDArray[np.int64]:
+        """Caches that ask now; each is set to ask again unless its answer comes in time."""
+        due = np.flatnonzero(self.due_s <= now_s)[:limit]
+        self.due_s[due] = now_s + ANSWER_TIMEOUT_S + RETRY_S
+        return due
+
+    def answered(self, cache: int, pop: int, ttl_s: float, now_s: float) -> None:
+        """Keep an answer for its TTL; without users' demand nothing would be asked again."""
+        self.pop[cache] = pop
+        self.due_s[cache] = now_s + max(ttl_s, RETRY_S)
+
+    def load_bps(self, demand_bps: NDArray[np.float64], pops: int) -> NDArray[np.float64]:
+        """[pops], the load that the answers now held bring to each POP."""
+        held = self.pop != NO_ANSWER
+        each = (demand_bps / self.per_prefix)[self.prefix[held]]
+        return np.bincount(self.pop[held], each, pops).astype(np.float64)
+
+
+def caches_of(world: World, ttl_s: float, rng: np.random.Generator) -> Caches:
+    """The caches of a world; their first questions are spread over one TTL."""
+    weight = world.demand_bps.mean(axis=0)[world.metro] * world.share
+    wanted = CACHES_PER_PREFIX * len(weight)
+    per_prefix = np.maximum(1, np.round(weight / weight.sum() * wanted)).astype(np.int64)
+    prefix = np.repeat(np.arange(len(weight)), per_prefix)
+    return Caches(prefix, per_prefix, rng.uniform(0, ttl_s, len(prefix)))
+
+
+def query(name: str, prefix: Prefix) -> bytes:
+    """A question for A with the prefix as its client subnet (RFC 7871 §6), id 0."""
+    network = ipaddress.ip_network(str(prefix))
+    octets = network.network_address.packed[: (network.prefixlen + 7) // 8]
+    family = 2 if prefix.is_ipv6 else 1
+    option = bytes([0, family, network.prefixlen, 0]) + octets
+    record = DNSRecord(q=DNSQuestion(name, QTYPE.A))
+    record.add_ar(EDNS0(udp_len=1232, opts=[EDNSOption(ECS_OPTION, option)]))
+    record.header.id = 0
+    record.header.rd = 0
+    return bytes(record.pack())
+
+
+class Clients(asyncio.DatagramProtocol):
+    """Asks for every cache that is due, from one UDP socket."""
+
+    def __init__(self, caches: Caches, queries: list[bytes], pop_of: dict[str, int]) -> None:
+        self.caches = caches
+        self.asked = 0
+        self.unanswered = 0
+        self._queries = queries
+        self._pop_of = pop_of
+        self._waiting: dict[int, tuple[int, float]] = {}
+        self._next_id = 0
+        self._transport: asyncio.DatagramTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is there."""
+        assert isinstance(transport, asyncio.DatagramTransport)
+        self._transport = transport
+
+    def tick(self, now_s: float) -> None:
+        """Forget what was not answered, ask for what is due."""
+        late = [i for i, (_, asked_s) in self._waiting.items() if now_s > asked_s]
+        for query_id in late:
+            del self._waiting[query_id]
+        self.unanswered += len(late)
+        for cache in self.caches.take_due(now_s, QUERIES_PER_TICK_MAX).tolist():
+            self._ask(cache, now_s + ANSWER_TIMEOUT_S)
+
+    def _ask(self, cache: int, until_s: float) -> None:
+        assert self._transport is not None
+        self._next_id = (self._next_id + 1) % 65_536
+        self._waiting[self._next_id] = (cache, until_s)
+        packet = self._queries[self.caches.prefix[cache]]
+        self._transport.sendto(self._next_id.to_bytes(2, "big") + packet[2:])
+        self.asked += 1
+
+    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
+        """Keep the answer; anything that is none is as good as no answer."""
+        del addr
+        try:
+            record = DNSRecord.parse(data)
+        except DNSError:
+            return
+        waiting = self._waiting.pop(record.header.id, None)
+        addresses = [(str(rr.rdata), rr.ttl) for rr in record.rr if rr.rtype == QTYPE.A]
+        if waiting is None or not addresses or addresses[0][0] not in self._pop_of:
+            return
+        address, ttl_s = addresses[0]
+        now_s = asyncio.get_running_loop().time()
+        self.caches.answered(waiting[0], self._pop_of[address], ttl_s, now_s)
+
+    def error_received(self, exc: Exception) -> None:
+        """The server is away: the caches keep what they hold and ask again."""
+        del exc
