@@ -1,0 +1,114 @@
+"""`python -m console.localaws`: the embedded AWS as a process of its own.
+
+It prints one line on stdout, `ready http://HOST:PORT`, once everything popsteer needs is there.
+Exit codes: 0 after SIGTERM or SIGINT, 2 when it cannot start, with one sentence on stderr.
+"""
+
+import argparse
+import fcntl
+import socket
+import sys
+from pathlib import Path
+from typing import IO, NoReturn
+
+BULK_SHARDS = 2
+URGENT_SHARDS = 1
+STREAM_MB = 64
+PARTIALS_AGE_S = 7200.0
+CANNOT_START = 2
+
+
+def main() -> None:
+    """Bind, lock the data, load, serve."""
+    options = _options()
+    # Before the imports that take a second: a port in use is told at once.
+    listener = _bind(options.listen)
+    with _lock(options.data):
+        _serve(options, listener)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m console.localaws", description=__doc__)
+    parser.add_argument("--listen", metavar="HOST:PORT", required=True, help="port 0: any free one")
+    parser.add_argument("--data", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--region", default="eu-west-1", help="where streams and tables are made")
+    parser.add_argument("--bucket", default="popsteer")
+    parser.add_argument("--bulk-shards", metavar="N", type=int, default=BULK_SHARDS)
+    parser.add_argument("--urgent-shards", metavar="N", type=int, default=URGENT_SHARDS)
+    parser.add_argument("--limits", action="store_true", help="throttle shards as AWS does")
+    parser.add_argument("--stream-mb", metavar="MB", type=float, default=STREAM_MB)
+    parser.add_argument("--partials-age-s", metavar="S", type=float, default=PARTIALS_AGE_S)
+    return parser.parse_args()
+
+
+def _bind(listen: str) -> socket.socket:
+    host, _, port = listen.rpartition(":")
+    try:
+        address = (host.strip("[]"), int(port))
+    except ValueError:
+        _refuse(f"--listen {listen}: use HOST:PORT, as in 127.0.0.1:4566")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        _refuse(f"--listen {listen}: {error.strerror}; choose another port or stop its owner")
+    return listener
+
+
+def _lock(data: Path) -> IO[bytes]:
+    """Own the data directory for as long as the file is open; a kill releases it."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        lock = (data / "lock").open("wb")
+    except OSError as error:
+        _refuse(f"--data {data}: {error.strerror}; choose a directory that can be written")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        _refuse(f"--data {data}: another process uses it; stop that one or choose another")
+    return lock
+
+
+def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
+    from console.localaws import server
+    from console.localaws.services import Services, Settings
+
+    host, port = listener.getsockname()[:2]
+    endpoint = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    services = Services(
+        Settings(
+            data=options.data,
+            bucket=options.bucket,
+            limited=options.limits,
+            stream_bytes_max=int(options.stream_mb * 1_000_000),
+            partials_age_s_max=options.partials_age_s,
+        )
+    )
+    services.load()
+    server.run(services, listener, lambda: _provision(options, endpoint))
+
+
+def _provision(options: argparse.Namespace, endpoint: str) -> None:
+    from console.localaws.provision import BULK_STREAM, URGENT_STREAM, provision
+    from popsteer import aws
+    from popsteer.config import Aws
+
+    own = Aws(region=options.region, endpoint=endpoint, bucket=options.bucket)
+    provision(
+        aws.kinesis(own),
+        aws.dynamodb(own),
+        aws.s3(own),
+        shard_counts={BULK_STREAM: options.bulk_shards, URGENT_STREAM: options.urgent_shards},
+        bucket=options.bucket,
+    )
+    print(f"ready {endpoint}", flush=True)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    print(sentence, file=sys.stderr)
+    sys.exit(CANNOT_START)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The port: HTTP/1.1 and cleartext HTTP/2 by prior knowledge (RFC 9113 §3.3), by Hypercorn.
+
+Requests are answered one at a time on the event loop; only reading and writing overlap.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvloop
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+
+from console.localaws.messages import Request, Response
+from console.localaws.services import Services
+
+BODY_BYTES_MAX = 64 * 2**20
+TIDY_PERIOD_S = 0.5
+CLEAN_PERIOD_S = 60.0
+STOP_S_MAX = 1.0
+"""After a signal, time for answers on their way; everything is on disk already."""
+BACKLOG = 128
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+def run(services: Services, listener: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve on a bound socket until SIGTERM or SIGINT; `ready` runs once, in a thread."""
+    listener.listen(BACKLOG)
+    uvloop.run(_serve(services, listener, ready))
+
+
+async def _serve(services: Services, listener: socket.socket, ready: Callable[[], None]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, _stop, services, stop)
+    async with asyncio.TaskGroup() as tasks:
+        chores = [
+            tasks.create_task(_repeat(services.tidy, TIDY_PERIOD_S)),
+            tasks.create_task(_repeat(services.clean, CLEAN_PERIOD_S)),
+        ]
+        tasks.create_task(asyncio.to_thread(ready))
+        await serve(
+            _application(services), _config(listener), shutdown_trigger=stop.wait, mode="asgi"
+        )
+        for chore in chores:
+            chore.cancel()
+
+
+def _stop(services: Services, stop: asyncio.Event) -> None:
+    """End soon, and end surely: a client that holds its connection open must not keep us."""
+    services.close()
+    stop.set()
+    asyncio.get_running_loop().call_later(STOP_S_MAX, os._exit, 0)
+
+
+async def _repeat(chore: Callable[[], None], period_s: float) -> None:
+    while True:
+        await asyncio.sleep(period_s)
+        chore()
+
+
+def _config(listener: socket.socket) -> Config:
+    config = Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.accesslog = None
+    config.errorlog = "-"
+    config.loglevel = "ERROR"
+    config.graceful_timeout = STOP_S_MAX / 2
+    config.keep_alive_timeout = 3600.0
+    # The default, 1000, would close the one connection of the KCL every few minutes.
+    config.keep_alive_max_requests = 1 << 62
+    config.h2_max_concurrent_streams = 1000
+    config.h2_max_inbound_frame_size = 2**18
+    return config
+
+
+def _application(services: Services) -> Callable[[Message, Receive, Send], Awaitable[None]]:
+    async def application(scope: Message, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "lifespan":
+                await _lifespan(receive, send)
+            case "http":
+                body = await _body(receive)
+                if body is None:
+                    await _reply(send, Response(413, b"request body too large"))
+                else:
+                    await _reply(send, services.handle(_request(scope, body)))
+            case _:
+                await send({"type": "websocket.close", "code": 1003, "reason": "no websockets"})
+
+    return application
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body; None when it is larger than we take."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        part = message.get("body", b"")
+        size += len(part)
+        if size <= BODY_BYTES_MAX:
+            parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts) if size <= BODY_BYTES_MAX else None
+
+
+def _request(scope: Message, body: bytes) -> Request:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]},{value}" if name in headers else value
+    return Request(
+        scope["method"],
+        scope["path"],
+        scope["raw_path"].decode("latin-1"),
+        scope["query_string"].decode("latin-1"),
+        headers,
+        body,
+    )
+
+
+async def _reply(send: Send, response: Response) -> None:
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in response.headers
+    ]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": False})
