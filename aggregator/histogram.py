@@ -1,0 +1,74 @@
+"""Log-bucket histograms of RTT: the mapping of DDSketch, as numpy columns.
+
+Bucket b holds the RTTs in (gamma^(b-1), gamma^b] microseconds, so the value that stands for a
+bucket is within `RELATIVE_ERROR` of everything in it, and merging two histograms is adding counts.
+No histogram objects: rows of (group, bucket, count), as they stand in the partials.
+
+Masson, Rim, Lee: DDSketch, a fast and fully-mergeable quantile sketch with relative-error
+guarantees, PVLDB 12(12), 2019.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popsteer.samples import RTT_US_MAX
+
+RELATIVE_ERROR = 0.01
+GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
+LOST = -1
+"""The bucket of lost probes: censored observations, which have no RTT."""
+
+Buckets = NDArray[np.int16]
+
+
+def bucket_of(rtt_us: NDArray[np.uint32]) -> Buckets:
+    """The bucket of each RTT in microseconds; 0 us counts as 1 us (bucket 0)."""
+    # No whole number up to the bound lies within 3e-10, relatively, of a power of gamma, except 1
+    # itself. So every processor rounds this to the same bucket, and replays give the same bytes.
+    exact = np.log(np.maximum(rtt_us, 1).astype(np.float64)) / np.log(GAMMA)
+    buckets: Buckets = np.ceil(exact).astype(np.int16)
+    return buckets
+
+
+def bucket_value_us(bucket: Buckets) -> NDArray[np.float64]:
+    """The RTT that stands for each bucket: equally far, relatively, from both its ends.
+
+    The lost bucket has none: NaN.
+    """
+    value = 2 / (GAMMA + 1) * np.power(GAMMA, bucket.astype(np.float64))
+    return np.where(bucket == LOST, np.nan, value)
+
+
+def quantiles_us(
+    group: NDArray[np.int64],
+    bucket: Buckets,
+    count: NDArray[np.float64] | NDArray[np.uint32],
+    groups: int,
+    q: float,
+) -> NDArray[np.float64]:
+    """The q-quantile of each of `groups` histograms, within `RELATIVE_ERROR`; NaN where empty.
+
+    Rows may stand in any order and repeat a (group, bucket); rows of lost probes do not count.
+    """
+    assert 0 <= q <= 1
+    answered = (bucket != LOST) & (count > 0)
+    group, bucket = group[answered], bucket[answered]
+    weight = count[answered].astype(np.float64)
+    order = np.lexsort((bucket, group))
+    group, bucket, weight = group[order], bucket[order], weight[order]
+    total = np.bincount(group, weight, minlength=groups)
+    # Rows of a group are contiguous now, so one running sum serves all groups.
+    running = np.cumsum(weight)
+    before = np.concatenate(([0.0], np.cumsum(total)[:-1]))
+    # The lower quantile: the first row whose running count reaches q of the total. The slack is
+    # for weights that are no whole numbers (decayed counts), whose sums round.
+    reached = running - before[group] >= q * total[group] * (1 - 1e-9)
+    result = np.full(groups, np.nan)
+    rows = np.flatnonzero(reached)[::-1]
+    # The last write wins, and rows run backwards: the lowest bucket that reaches the rank stays.
+    result[group[rows]] = bucket_value_us(bucket[rows])
+    return result
+
+
+BUCKET_MAX = int(bucket_of(np.array([RTT_US_MAX], np.uint32))[0])
+"""The highest bucket that a valid sample can have."""
