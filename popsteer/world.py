@@ -6,7 +6,7 @@ somebody's real address: /24 of 10.0.0.0/8 and, every tenth, /48 of 2001:db8::/3
 metro are neighbours, and within a metro demand is spread by Zipf's law.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +94,26 @@ def load(path: Path, prefixes: int) -> World:
         raise ConfigError(f"{path}: array {error} is missing; is it a world file?") from None
     except ValueError as error:
         raise ConfigError(f"{path}: arrays do not fit each other: {error}") from None
+
+
+def keep_pops(world: World, pops: int) -> World:
+    """The same world with only its `pops` largest POPs, capacities as they are.
+
+    Raises:
+        ConfigError: it has not that many.
+    """
+    if not 2 <= pops <= len(world.pops):
+        raise ConfigError(f"--pops {pops}: this world has {len(world.pops)}; name 2 or more")
+    kept = np.sort(np.argsort(-world.capacity_bps, kind="stable")[:pops])
+    return replace(
+        world,
+        pops=tuple(world.pops[i] for i in kept),
+        pop_lat=world.pop_lat[kept],
+        pop_lon=world.pop_lon[kept],
+        capacity_bps=world.capacity_bps[kept],
+        rtt_ms=world.rtt_ms[:, kept],
+        mdev_ms=world.mdev_ms[:, kept],
+    )
 
 
 def save(path: Path, world: World) -> None:

@@ -1,0 +1,193 @@
+"""Runs the loop: checks, prepares the folder, starts the processes, shows the stages."""
+
+import asyncio
+import json
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from console.up import folder as folders
+from console.up.ports import Address, free_address, free_pop_port
+from console.up.processes import Process, Program, stop_in_order
+from console.up.stages import Stage, reach, stages
+from popsteer import world as worlds
+from popsteer.config import host_port
+from popsteer.config_file import load
+from popsteer.names import Prefix
+from popsteer.store import s3_store
+from popsteer.world import World
+
+GENERATED_POPS = 12
+GENERATED_PREFIXES = 400
+WORLD_PREFIXES = 2_000
+SEED = 1
+READY = "ready.json"
+
+
+def run(
+    pops: int | None,
+    prefixes: int | None,
+    world: Path | None,
+    dns: str,
+    http: str,
+    data: Path,
+) -> int:
+    """Run until Ctrl-C; gives the exit code.
+
+    Raises:
+        ConfigError: the world cannot be made as asked for.
+        SetupError: a port is in use, the folder is held, or a process cannot run here.
+    """
+    started_s = time.monotonic()
+    own = _world(pops, prefixes, world)
+    with folders.locked(data.resolve()):
+        return _run_in(data.resolve(), own, dns, http, started_s)
+
+
+def _world(pops: int | None, prefixes: int | None, path: Path | None) -> World:
+    if path is None:
+        return worlds.generate(pops or GENERATED_POPS, prefixes or GENERATED_PREFIXES, SEED)
+    own = worlds.load(path, prefixes or WORLD_PREFIXES)
+    return own if pops is None else worlds.keep_pops(own, pops)
+
+
+def _run_in(folder: Path, own: World, dns: str, http: str, started_s: float) -> int:
+    (folder / READY).unlink(missing_ok=True)
+    at = folders.Addresses(
+        dns=free_address(*host_port(dns, "--dns"), "--dns", udp=True),
+        http=free_address(*host_port(http, "--http"), "--http"),
+        aws=free_address("127.0.0.1", 0, "aws"),
+        pop_port=free_pop_port(len(own.pops)),
+    )
+    config_path = folders.prepare(folder, own, at)
+    return asyncio.run(_Loop(folder, config_path, at.aws, own, started_s).run())
+
+
+class _Loop:
+    """All processes of one `popsteer up`."""
+
+    def __init__(
+        self, folder: Path, config_path: Path, aws: Address, own: World, started_s: float
+    ) -> None:
+        self._folder = folder
+        self._config_path = config_path
+        self._config = load(config_path)
+        self._sample = _sample(own)
+        self._started_s = started_s
+        self._screen = Console(highlight=False)
+        self._ready = asyncio.Event()
+        self._waves = [
+            [Process(program, folder) for program in wave]
+            for wave in _programs(folder, config_path, aws)
+        ]
+
+    async def run(self) -> int:
+        """Until a signal comes; everything is ended before it returns."""
+        ended = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, ended.set)
+        processes = [p for wave in self._waves for p in wave]
+        tasks = [asyncio.create_task(p.run(self._ready)) for p in processes]
+        watching = asyncio.create_task(self._show_stages())
+        waiting = asyncio.create_task(ended.wait())
+        try:
+            done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {waiting}:
+                task.result()  # raises what a process could not start for
+        finally:
+            for task in (watching, waiting):
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            self._screen.print("stopping …")
+            await stop_in_order(self._waves)
+            for task in tasks:
+                with suppress(Exception):
+                    await task
+            (self._folder / READY).unlink(missing_ok=True)
+        self._screen.print("stopped")
+        return 0
+
+    async def _show_stages(self) -> None:
+        columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"))
+        interactive = self._screen.is_terminal
+        todo = stages(self._config, s3_store(self._config.aws), self._sample)
+        with Progress(
+            *columns, TimeElapsedColumn(), console=self._screen, disable=not interactive
+        ) as progress:
+            lines = {stage: progress.add_task(stage.name, total=1) for stage in todo}
+
+            async def follow(stage: Stage) -> None:
+                await reach(stage)
+                progress.update(lines[stage], completed=1)
+                if not interactive:
+                    self._screen.print(f"[{self._elapsed_s():5.1f} s] {stage.name}")
+                if stage is todo[-1]:
+                    self._tell_ready(self._elapsed_s())
+
+            await asyncio.gather(*(follow(stage) for stage in todo))
+        self._print_lines()
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started_s
+
+    def _tell_ready(self, ready_s: float) -> None:
+        """For scripts: the file exists exactly while the loop is ready."""
+        self._ready.set()
+        host, port = self._config.dns.addresses[0]
+        facts = {
+            "ready_s": round(ready_s, 2),
+            "dns": f"{host}:{port}",
+            "page": f"http://{self._config.console.listen}/",
+            "config": str(self._config_path),
+        }
+        fresh = self._folder / f"{READY}.new"
+        fresh.write_text(json.dumps(facts) + "\n")
+        fresh.replace(self._folder / READY)
+
+    def _print_lines(self) -> None:
+        host, port = self._config.dns.addresses[0]
+        name, pop = self._config.service[0].name.rstrip("."), self._config.pop[0].id
+        config = f" --config {self._config_path}"
+        self._screen.print(
+            f"\nready after {self._elapsed_s():.1f} s; try\n"
+            f"  dig @{host} -p {port} {name} +subnet={self._sample}\n"
+            f"  popsteer explain {self._sample}{config}\n"
+            f"  popsteer lab down {pop}{config}\n"
+            f"  http://{self._config.console.listen}/\n"
+            "Ctrl-C stops everything; the next start goes on from "
+            f"{self._folder}",
+            soft_wrap=True,
+        )
+        sys.stdout.flush()
+
+
+def _sample(own: World) -> Prefix:
+    """The IPv4 prefix with the most demand."""
+    demand = own.demand_bps.mean(axis=0)[own.metro] * own.share
+    prefixes = own.prefixes()
+    best = max((i for i, p in enumerate(prefixes) if not p.is_ipv6), key=lambda i: demand[i])
+    return prefixes[best]
+
+
+def _programs(folder: Path, config_path: Path, aws: Address) -> list[list[Program]]:
+    """In waves of stopping: who asks first, the AWS that all lean on last."""
+
+    def command(name: str) -> Program:
+        arguments = ("-m", "console.cli", name, "--config", str(config_path))
+        return Program(name, arguments)
+
+    local_aws = Program(
+        "aws", ("-m", "console.localaws", "--listen", str(aws), "--data", str(folder / "aws"))
+    )
+    lab = Program("lab", ("-m", "console.lab", "--config", str(config_path)))
+    return [
+        [lab, command("probe"), command("console")],
+        [command("serve"), command("plan"), command("aggregate")],
+        [local_aws],
+    ]

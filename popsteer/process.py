@@ -1,0 +1,17 @@
+"""Processes that end with their parent.
+
+A supervisor that is killed with -9 cannot clean up, so the kernel does (Linux: prctl(2),
+PR_SET_PDEATHSIG); elsewhere the children notice by their closed pipes.
+"""
+
+import ctypes
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    """For `preexec_fn`: have the kernel send SIGTERM to this process when its parent ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
