@@ -1,0 +1,55 @@
+"""The one decorator of all compiled functions, and where their machine code is kept.
+
+Compiled code caches on disk, so only the very first start on a machine compiles. numba notices
+when the file of a cached function changes but not when a function that it calls does; the cache
+folder is therefore named after a digest of all sources of this package.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba import njit
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+KERNEL_FLAGS: dict[str, Any] = {
+    "nogil": True,  # the slow path and the control plane run beside it
+    "cache": True,
+    "error_model": "numpy",  # no exceptions: nothing here divides by what a packet says
+    "boundscheck": False,  # the parser checks every length once
+    "fastmath": False,
+}
+
+
+def _digest() -> str:
+    sha = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        sha.update(source.read_bytes())
+    return sha.hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where machine code is kept: NUMBA_CACHE_DIR, else the user's cache folder."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = os.environ.get("NUMBA_CACHE_DIR") or str(user / "popsteer" / "kernels")
+    return Path(root) / _digest()
+
+
+# Read by numba when a function is decorated, so it is set before the first one is.
+numba.config.CACHE_DIR = str(cache_folder())
+
+
+def kernel(function: Function) -> Function:
+    """Compile to nopython code at the first call, or take it from the disk."""
+    compiled: Function = njit(**KERNEL_FLAGS)(function)
+    return compiled
+
+
+def inlined(function: Function) -> Function:
+    """A kernel that other kernels call once a packet: LLVM folds it into its caller."""
+    compiled: Function = njit(**KERNEL_FLAGS, forceinline=True)(function)
+    return compiled

@@ -1,0 +1,57 @@
+"""Types of kernel arguments, and reading and writing numbers in packets.
+
+All index arithmetic is uint64: numba turns a mix of signed and unsigned into floats, and a signed
+index costs a test for negative numbers at every access.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+from numba import uint8, uint64
+from numpy.typing import NDArray
+
+from resolver.fast.kernel import inlined
+
+U64: TypeAlias = np.uint64
+Bytes: TypeAlias = NDArray[np.uint8]
+Words: TypeAlias = NDArray[np.uint64]
+
+
+@inlined
+def u16_at(octets: Bytes, at: U64) -> U64:
+    """Two octets in network order."""
+    return uint64(octets[at]) << uint64(8) | uint64(octets[at + uint64(1)])
+
+
+@inlined
+def u64_at(octets: Bytes, at: U64, count: U64) -> U64:
+    """The first `count` (at most 8) octets in network order, as the top of a word."""
+    word = uint64(0)
+    for i in range(uint64(8)):
+        word <<= uint64(8)
+        if uint64(i) < count:
+            word |= uint64(octets[at + uint64(i)])
+    return word
+
+
+@inlined
+def word_le_at(octets: Bytes, at: U64) -> U64:
+    """Eight octets, little-endian."""
+    word = uint64(0)
+    for i in range(uint64(8)):
+        word |= uint64(octets[at + uint64(i)]) << (uint64(i) << uint64(3))
+    return word
+
+
+@inlined
+def put_word_le(octets: Bytes, at: U64, word: U64) -> None:
+    """Eight octets, little-endian."""
+    for i in range(uint64(8)):
+        octets[at + uint64(i)] = uint8(word >> (uint64(i) << uint64(3)))
+
+
+@inlined
+def put_u16(octets: Bytes, at: U64, value: U64) -> None:
+    """Two octets in network order."""
+    octets[at] = uint8(value >> uint64(8))
+    octets[at + uint64(1)] = uint8(value)

@@ -1,0 +1,91 @@
+"""The compiled index against `Table.find`, the slow obvious twin."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from popsteer.errors import TableError
+from popsteer.names import IPV6_BIT, Prefix, mask, prefix_arrays
+from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, Table, TableMeta, build
+from resolver.fast import index as compiled
+from resolver.fast.index import NO_ROW
+from resolver.fast.lookup import find, find_all
+
+
+def table_of(prefixes: list[Prefix], seed: int = 0) -> Table:
+    rng = np.random.default_rng(seed)
+    count = len(prefixes)
+    net, plen = prefix_arrays(prefixes)
+    pop = np.full((count, CANDIDATES_MAX), NO_POP, np.uint16)
+    pop[:, 0] = rng.integers(0, 3, count)
+    share = np.zeros((count, CANDIDATES_MAX), np.uint8)
+    share[:, 0] = 255
+    rtt = np.full((count, CANDIDATES_MAX), NO_RTT, np.uint16)
+    return build(TableMeta(generation=1), ("ams1", "fra1", "nyc1"), net, plen, pop, share, rtt)
+
+
+def ipv4_prefix(top: int, length: int) -> Prefix:
+    return Prefix((top << 32) & mask(length), length)
+
+
+def ipv6_prefix(top: int, length: int) -> Prefix:
+    return Prefix(top & mask(length), length | IPV6_BIT)
+
+
+IPV4 = st.builds(ipv4_prefix, st.integers(0, 2**32 - 1), st.integers(0, 32))
+IPV6 = st.builds(ipv6_prefix, st.integers(0, 2**64 - 1), st.integers(0, 64))
+# Near each other, so that prefixes nest and touch.
+IPV4_NEAR = st.builds(ipv4_prefix, st.integers(0xC0000200, 0xC00002FF), st.integers(20, 32))
+IPV6_NEAR = st.builds(
+    ipv6_prefix, st.integers(0x20010DB8 << 32, (0x20010DB8 << 32) + 255), st.integers(40, 64)
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.lists(st.one_of(IPV4, IPV4_NEAR, IPV6, IPV6_NEAR), max_size=40),
+    st.lists(st.one_of(IPV4, IPV4_NEAR, IPV6, IPV6_NEAR), max_size=10),
+)
+def test_index_finds_what_the_table_finds(
+    prefixes: list[Prefix], elsewhere: list[Prefix]
+) -> None:
+    table = table_of(prefixes)
+    index = compiled.build(table)
+    edges = [
+        Prefix(number, 64 | IPV6_BIT if p.is_ipv6 else 32)
+        for p in prefixes
+        for number in (p.net - 1, p.net, p.last, p.last + 1)
+        if 0 <= number < 2**64
+    ]
+    for prefix in [*prefixes, *elsewhere, *edges]:
+        net = prefix.net if prefix.is_ipv6 else prefix.net & ~0xFFFFFFFF
+        row, scope = table.find(Prefix(net, prefix.plen))
+        entry = int(find(index, np.uint64(net), prefix.is_ipv6))
+        assert (entry >> 8, entry & 0xFF) == (NO_ROW if row < 0 else row, scope), str(prefix)
+
+
+def test_saved_index_is_mapped_back_and_equal(tmp_path: Path) -> None:
+    index = compiled.build(table_of([ipv4_prefix(0x0A000000, 8), ipv6_prefix(2**61, 3)]))
+    compiled.save(index, tmp_path / "1")
+    compiled.save(index, tmp_path / "1")  # a second worker with the same table
+    again = compiled.load(tmp_path / "1")
+    assert all(np.array_equal(a, b) for a, b in zip(index, again, strict=True))
+    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+
+
+def test_broken_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="delete it"):
+        compiled.load(tmp_path)
+
+
+def test_many_lookups_agree_with_single_ones() -> None:
+    rng = np.random.default_rng(7)
+    table = table_of([ipv4_prefix(int(t), 24) for t in rng.integers(0, 2**32, 500)])
+    index = compiled.build(table)
+    net = rng.integers(0, 2**32, 1000, dtype=np.uint64) << np.uint64(32)
+    out = np.zeros(len(net), np.uint32)
+    find_all(index, net, False, out)
+    assert out.tolist() == [int(find(index, n, False)) for n in net]
