@@ -1,0 +1,205 @@
+"""The whole loop from outside, through the real MultiLangDaemon: change the world, ask DNS."""
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from benchmarks.loop import Asker, Loop, wait_until
+from popsteer.lab import Changes, RttChange
+from popsteer.names import Prefix
+from popsteer.world import World
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+FRESH_S = 90
+"""RTT change at the source -> changed answer."""
+DOWN_S = 5
+"""POP down -> no answer names it; it is the promise for p99."""
+
+
+@pytest.fixture(autouse=True)
+def unchanged_world(loop: Loop) -> Iterator[None]:
+    yield
+    loop.change(lambda _: Changes())
+
+
+def hour_utc() -> float:
+    now = dt.datetime.now(dt.UTC)
+    return now.hour + now.minute / 60
+
+
+def best_served(loop: Loop, asker: Asker) -> tuple[Prefix, str]:
+    """A prefix that is answered with its nearest POP, and that POP."""
+    world = loop.world
+    for prefix, metro in zip(world.prefixes(), world.metro.tolist(), strict=True):
+        nearest = world.pops[int(world.rtt_ms[metro].argmin())]
+        if not prefix.is_ipv6 and asker.ask(prefix) == nearest:
+            return prefix, nearest
+    raise AssertionError("no prefix is answered with its nearest POP")
+
+
+def held_by(asker: Asker, world: World, pop: str) -> list[Prefix]:
+    return [prefix for prefix in world.prefixes() if asker.ask(prefix) == pop]
+
+
+def loads_bps(asker: Asker, world: World) -> tuple[list[str], "np.typing.NDArray[np.float64]"]:
+    """Every prefix's answer, and the load that these answers bring to each POP."""
+    answers = [asker.ask(prefix) or "" for prefix in world.prefixes()]
+    index = [world.pops.index(pop) for pop in answers]
+    return answers, np.bincount(index, world.prefix_demand_bps(hour_utc()), len(world.pops))
+
+
+def check_nearest_with_capacity(world: World, asker: Asker, chosen: list[int]) -> None:
+    """No POP that is clearly nearer has room; known from the world file alone."""
+    answers, load_bps = loads_bps(asker, world)
+    used = load_bps / world.capacity_bps
+    for i in chosen:
+        rtt = world.rtt_ms[world.metro[i]]
+        own = float(rtt[world.pops.index(answers[i])])
+        nearer = np.flatnonzero(rtt < own - max(4.0, 0.1 * own))
+        empty = [(world.pops[p], round(float(used[p]), 2)) for p in nearer if used[p] < 0.6]
+        assert not empty, f"{world.prefixes()[i]} is sent to {answers[i]} although {empty}"
+
+
+def test_answers_name_the_nearest_pop_with_capacity(loop: Loop) -> None:
+    world = loop.world
+    check_nearest_with_capacity(world, loop.asker(), list(range(0, len(world.net), 20)))
+
+
+def test_an_answer_follows_a_change_of_rtt(loop: Loop) -> None:
+    asker = loop.asker()
+    prefix, nearest = best_served(loop, asker)
+    slow = RttChange(prefix=str(prefix), pop=nearest, add_ms=400)
+
+    loop.change(lambda old: msgspec.structs.replace(old, rtt=(slow,)))
+
+    assert wait_until(lambda: asker.ask(prefix) not in {nearest, None}, FRESH_S) < FRESH_S
+
+
+def test_no_answer_names_a_pop_that_is_down(loop: Loop) -> None:
+    asker, world = loop.asker(), loop.world
+    _, pop = best_served(loop, asker)
+    prefixes = held_by(asker, world, pop)[:20]
+
+    loop.change(lambda old: msgspec.structs.replace(old, down=(pop,)))
+
+    left = wait_until(lambda: all(asker.ask(p) != pop for p in prefixes), 2 * DOWN_S)
+    assert left < DOWN_S
+    loop.change(lambda _: Changes())
+    back = wait_until(lambda: any(asker.ask(p) == pop for p in prefixes), 60)
+    assert back < 60
+
+
+def test_an_overloaded_pop_sheds(loop: Loop) -> None:
+    asker, world = loop.asker(), loop.world
+    _, pop = best_served(loop, asker)
+    prefixes = held_by(asker, world, pop)
+    more_bps = float(world.capacity_bps[world.pops.index(pop)]) * 2
+
+    loop.change(lambda old: msgspec.structs.replace(old, load_bps={pop: more_bps}))
+
+    def few_are_left() -> bool:
+        answered = [asker.ask(p) for p in prefixes]
+        return answered.count(pop) <= 0.5 * len(answered)
+
+    assert wait_until(few_are_left, 60, every_s=1) < 60
+
+
+class Watcher:
+    """Asks all the time in a thread, and counts what was not answered."""
+
+    def __init__(self, asker: Asker, prefix: Prefix) -> None:
+        self.asked = self.silent = 0
+        self._asker, self._prefix = asker, prefix
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self._ended.wait(0.05):
+            self.asked += 1
+            self.silent += self._asker.ask(self._prefix) is None
+
+    def __enter__(self) -> "Watcher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("process", ["aggregate", "plan", "aws"])
+def test_dns_answers_and_the_loop_recovers_after_kill_9(loop: Loop, process: str) -> None:
+    asker = loop.asker()
+    prefix, _ = best_served(loop, asker)
+    before = loop.get("/api/overview")["window_last_ms"]
+
+    with Watcher(asker, prefix) as watcher:
+        loop.kill(process)
+        killed_ms = time.time() * 1_000
+
+        def measures_again() -> bool:
+            return bool(loop.get("/api/overview")["window_last_ms"] > max(killed_ms, before))
+
+        assert wait_until(measures_again, 120, every_s=0.5) < 120
+    assert watcher.asked > 20
+    assert watcher.silent == 0
+
+
+def test_ctrl_c_leaves_no_process_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    loop = Loop(tmp_path / "up", ["--pops", "4", "--prefixes", "150"])
+    with loop:
+        loop.start(timeout_s=90)
+        generation = loop.get("/api/overview")["table_generation"]
+        session_pids = _children(loop.pid)
+        assert len(session_pids) >= 7
+        assert loop.stop() == 0
+    assert wait_until(lambda: not [p for p in session_pids if _alive(p)], 5) < 5
+    with loop:
+        loop.start(timeout_s=40)
+        wait_until(lambda: bool(loop.get("/api/overview")["table_generation"]), 30)
+        assert loop.get("/api/overview")["table_generation"] >= generation
+        assert loop.stop() == 0
+
+
+def _children(pid: int) -> list[int]:
+    """All descendants, from /proc."""
+    parent: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parent[int(path.parent.name)] = int(fields[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, of in parent.items() if of == one]
+    return found[1:]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_real_world_is_steered_to_the_nearest_pop_with_capacity(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    world_file = shared_data / "world_v1.npz"
+    with Loop(tmp_path / "up", ["--world", str(world_file)]) as loop:
+        loop.start(timeout_s=90)
+        world = loop.world
+        with np.load(world_file) as file:
+            assert np.array_equal(world.rtt_ms, file["rtt_ms"].astype(np.float64))
+        steady = wait_until(lambda: loop.get("/api/overview")["table_generation"] >= 3, 120, 1)
+        assert steady < 120
+        chosen = np.random.default_rng(5).choice(len(world.net), 20, replace=False)
+        check_nearest_with_capacity(world, loop.asker(), chosen.tolist())
