@@ -152,3 +152,18 @@ def wait_until(true: Callable[[], bool], timeout_s: float, every_s: float = 0.1)
             return float("inf")
         time.sleep(every_s)
     return time.monotonic() - begun_s
+
+
+def descendants(pid: int) -> list[int]:
+    """Pids of all processes below one, from /proc."""
+    parent: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parent[int(path.parent.name)] = int(fields[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, of in parent.items() if of == one]
+    return found[1:]

@@ -5,12 +5,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from benchmarks.loop import Asker, Loop, wait_until
+from benchmarks.loop import Asker, Loop, descendants, wait_until
 from popsteer.lab import Changes, RttChange
 from popsteer.names import Prefix
 from popsteer.world import World
@@ -48,11 +50,12 @@ def held_by(asker: Asker, world: World, pop: str) -> list[Prefix]:
     return [prefix for prefix in world.prefixes() if asker.ask(prefix) == pop]
 
 
-def loads_bps(asker: Asker, world: World) -> tuple[list[str], "np.typing.NDArray[np.float64]"]:
+def loads_bps(asker: Asker, world: World) -> tuple[list[str], NDArray[np.float64]]:
     """Every prefix's answer, and the load that these answers bring to each POP."""
     answers = [asker.ask(prefix) or "" for prefix in world.prefixes()]
     index = [world.pops.index(pop) for pop in answers]
-    return answers, np.bincount(index, world.prefix_demand_bps(hour_utc()), len(world.pops))
+    load = np.bincount(index, world.prefix_demand_bps(hour_utc()), len(world.pops))
+    return answers, load.astype(np.float64)
 
 
 def check_nearest_with_capacity(world: World, asker: Asker, chosen: list[int]) -> None:
@@ -125,7 +128,7 @@ class Watcher:
             self.asked += 1
             self.silent += self._asker.ask(self._prefix) is None
 
-    def __enter__(self) -> "Watcher":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -157,7 +160,7 @@ def test_ctrl_c_leaves_no_process_and_the_next_start_goes_on(tmp_path: Path) -> 
     with loop:
         loop.start(timeout_s=90)
         generation = loop.get("/api/overview")["table_generation"]
-        session_pids = _children(loop.pid)
+        session_pids = descendants(loop.pid)
         assert len(session_pids) >= 7
         assert loop.stop() == 0
     assert wait_until(lambda: not [p for p in session_pids if _alive(p)], 5) < 5
@@ -166,21 +169,6 @@ def test_ctrl_c_leaves_no_process_and_the_next_start_goes_on(tmp_path: Path) -> 
         wait_until(lambda: bool(loop.get("/api/overview")["table_generation"]), 30)
         assert loop.get("/api/overview")["table_generation"] >= generation
         assert loop.stop() == 0
-
-
-def _children(pid: int) -> list[int]:
-    """All descendants, from /proc."""
-    parent: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parent[int(path.parent.name)] = int(fields[1])
-    found = [pid]
-    for one in found:
-        found += [child for child, of in parent.items() if of == one]
-    return found[1:]
 
 
 def _alive(pid: int) -> bool:

@@ -1,0 +1,191 @@
+"""`popsteer bench pipeline`: how fast the loop starts, how fresh its answers are, what it holds.
+
+Everything is measured from outside on a running `popsteer up`: DNS answers over UDP, changes
+through the lab, memory from /proc. Bounds stand beside each figure; a missed one is exit code 1.
+"""
+
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.loop import Asker, Loop, descendants, wait_until
+from popsteer.lab import Changes, RttChange
+from popsteer.names import Prefix
+
+POPS, PREFIXES = 85, 2_000
+RTT_CHANGES = 40
+RTT_SPREAD_S = 60.0
+DOWNS = 15
+SEED = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured figure and the bound that it must stay below."""
+
+    name: str
+    value: float
+    bound: float
+    unit: str
+
+    @property
+    def good(self) -> bool:
+        """Whether the bound is kept."""
+        return self.value <= self.bound
+
+
+def run(json_path: Path | None, world: Path | None = None) -> int:
+    """Measure, print a table, write JSON; gives the exit code."""
+    screen = Console()
+    figures = [Figure("popsteer --help", _help_s(), 0.3, "s")]
+    arguments = ["--pops", str(POPS), "--prefixes", str(PREFIXES)]
+    if world is not None:
+        arguments = ["--world", str(world), "--prefixes", str(PREFIXES)]
+    with (
+        tempfile.TemporaryDirectory(prefix="popsteer-bench-") as folder,
+        Loop(Path(folder), arguments) as loop,
+    ):
+        screen.print("cold start …")
+        figures.append(Figure("cold start to a steered answer", loop.start(180), 60, "s"))
+        screen.print("RTT changes …")
+        figures += _freshness(loop)
+        screen.print("POPs go down …")
+        figures += _failover(loop)
+        figures += _memory(loop)
+        loop.stop()
+        screen.print("warm start …")
+        figures.append(Figure("warm start to a steered answer", loop.start(90), 25, "s"))
+    _show(screen, figures, json_path)
+    return 0 if all(figure.good for figure in figures) else 1
+
+
+def _help_s() -> float:
+    """Median of five; the command as installed beside this interpreter."""
+    command = [str(Path(sys.executable).parent / "popsteer"), "--help"]
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def _freshness(loop: Loop) -> list[Figure]:
+    """Make the POP of many prefixes slow, at random times, and wait for other answers."""
+    rng, asker = random.Random(SEED), loop.asker()
+    prefixes = [p for p in loop.world.prefixes() if not p.is_ipv6]
+    wait_until(lambda: bool(loop.get("/api/overview")["table_generation"] >= 2), 120, 1)
+    planned = [
+        (rng.uniform(0, RTT_SPREAD_S), prefix) for prefix in rng.sample(prefixes, RTT_CHANGES)
+    ]
+    took_s = _change_and_wait(loop, asker, sorted(planned, key=lambda plan: plan[0]))
+    loop.change(lambda _: Changes())
+    return _summary("RTT change to changed answer", took_s, 90)
+
+
+def _change_and_wait(
+    loop: Loop, asker: Asker, planned: Sequence[tuple[float, Prefix]]
+) -> list[float]:
+    begun = time.monotonic()
+    todo = list(planned)
+    waiting: dict[Prefix, tuple[str, float]] = {}
+    took: list[float] = []
+    while todo or waiting:
+        now = time.monotonic() - begun
+        while todo and todo[0][0] <= now:
+            _, prefix = todo.pop(0)
+            if (pop := asker.ask(prefix)) is not None:
+                _slow_down(loop, prefix, pop)
+                waiting[prefix] = (pop, now)
+        for prefix, (pop, since) in list(waiting.items()):
+            if asker.ask(prefix) not in {pop, None}:
+                took.append(time.monotonic() - begun - since)
+                del waiting[prefix]
+        if now > RTT_SPREAD_S + 180:
+            took += [float("inf")] * len(waiting)
+            break
+        time.sleep(0.2)
+    return took
+
+
+def _slow_down(loop: Loop, prefix: Prefix, pop: str) -> None:
+    slow = RttChange(prefix=str(prefix), pop=pop, add_ms=500)
+    loop.change(lambda old: msgspec.structs.replace(old, rtt=(*old.rtt, slow)))
+
+
+def _failover(loop: Loop) -> list[Figure]:
+    """Close the listeners of POPs one after another and wait until no answer names them."""
+    rng, asker, world = random.Random(SEED), loop.asker(), loop.world
+    answers = {prefix: asker.ask(prefix) for prefix in world.prefixes()}
+    used = sorted({pop for pop in answers.values() if pop})
+    took = []
+    for pop in rng.sample(used, min(DOWNS, len(used))):
+        time.sleep(rng.uniform(0, 1))
+        took.append(_fail_over(loop, asker, pop, [p for p in answers if answers[p] == pop][:30]))
+    return _summary("POP down to no answer naming it", took, 5)
+
+
+def _fail_over(loop: Loop, asker: Asker, pop: str, prefixes: list[Prefix]) -> float:
+    """Seconds until no answer names a closed POP; it is open and named again afterwards."""
+
+    def named() -> bool:
+        return any(asker.ask(prefix) == pop for prefix in prefixes)
+
+    loop.change(lambda old: msgspec.structs.replace(old, down=(pop,)))
+    took_s = wait_until(lambda: not named(), 30, 0.02)
+    loop.change(lambda _: Changes())
+    wait_until(named, 60)
+    return took_s
+
+
+def _summary(name: str, took_s: Sequence[float], bound_s: float) -> list[Figure]:
+    """Median and p99; of fewer than a hundred trials the p99 is the worst."""
+    ordered = sorted(took_s)
+    p99 = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
+    return [
+        Figure(f"{name}, p50 of {len(ordered)}", statistics.median(ordered), bound_s, "s"),
+        Figure(f"{name}, p99 of {len(ordered)}", p99, bound_s, "s"),
+    ]
+
+
+def _memory(loop: Loop) -> list[Figure]:
+    """Memory of all processes: shared pages counted once (PSS), and the plain sum (RSS)."""
+    pids = [loop.pid, *descendants(loop.pid)]
+    pss = sum(_memory_kb(pid, "Pss:") for pid in pids) / 1024
+    rss = sum(_memory_kb(pid, "Rss:") for pid in pids) / 1024
+    return [
+        Figure(f"memory of all {len(pids)} processes (PSS)", pss, 1_500, "MB"),
+        Figure("the same, shared pages counted in each (RSS)", rss, float("inf"), "MB"),
+    ]
+
+
+def _memory_kb(pid: int, key: str) -> float:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0.0
+    return sum(float(line.split()[1]) for line in text.splitlines() if line.startswith(key))
+
+
+def _show(screen: Console, figures: Sequence[Figure], json_path: Path | None) -> None:
+    table = Table("figure", "measured", "bound", "")
+    for figure in figures:
+        bound = "" if figure.bound == float("inf") else f"{figure.bound:g} {figure.unit}"
+        word = "ok" if figure.good else "MISSED"
+        table.add_row(figure.name, f"{figure.value:.2f} {figure.unit}", bound, word)
+    screen.print(table)
+    facts = {figure.name: round(figure.value, 3) for figure in figures}
+    if json_path is not None:
+        json_path.write_text(json.dumps(facts, indent=1) + "\n")
+    print(json.dumps(facts))
