@@ -73,7 +73,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     ),
     "Try": (
         Command("lab", "console.lab.commands:app", "", "Change the world under a running `up`"),
-        Command("bench", "console.commands.bench:bench", "NAME", "Measure popsteer itself"),
+        Command("bench", "console.commands.bench:app", "NAME", "Measure popsteer itself"),
     ),
 }
 

@@ -1,40 +1,31 @@
-"""`popsteer bench NAME`: run one of the benchmarks that are there."""
+"""`popsteer bench NAME`: the benchmarks that are there; each brings its own options.
 
-import importlib
-from pathlib import Path
+The benchmark's function is the command: `benchmarks.<name>.run`, whose parameters `json_path` and
+`plots_dir` are `--json FILE` and `--plots DIR` for people.
+"""
+
 from pkgutil import iter_modules
 
 import benchmarks
-from popsteer.errors import ConfigError
+from cyclopts import App, default_name_transform
 
-NAMES = ("policies", "dns", "solver", "pipeline", "probes")
-
-
-def bench(
-    name: str | None = None, /, *, json: Path | None = None, plots: Path | None = None
-) -> int | None:
-    """Run a benchmark and print its figures; without a name, list them.
-
-    Args:
-        name: policies, dns, solver, pipeline or probes.
-        json: Write the figures to this file too.
-        plots: Write charts into this folder.
-    """
-    there = present()
-    if name is None:
-        for own in there:
-            doc = importlib.import_module(f"benchmarks.{own}").__doc__ or ""
-            print(f"{own:<10} {doc.strip().splitlines()[0] if doc else ''}")
-        return None
-    if name not in there:
-        known = ", ".join(there) or "none yet"
-        raise ConfigError(f"no benchmark {name!r}; there is: {known}")
-    run = importlib.import_module(f"benchmarks.{name}").run
-    result = run(json=json, plots=plots)
-    return result if isinstance(result, int) else None
+BENCHMARKS = {
+    "policies": "How well steering policies do in the closed-loop world",
+    "dns": "Queries a second and latency of the answer path",
+    "solver": "Time and quality of the assignment",
+    "pipeline": "Readiness, freshness and memory of the whole loop",
+    "probes": "Samples a second and accuracy of the agent",
+}
 
 
-def present() -> list[str]:
-    """The benchmarks of this installation."""
-    found = {module.name for module in iter_modules(benchmarks.__path__)}
-    return [name for name in NAMES if name in found]
+def option_name(parameter: str) -> str:
+    """`json_path` is `--json`, `plots_dir` is `--plots`; others as usual."""
+    return default_name_transform(parameter.removesuffix("_path").removesuffix("_dir"))
+
+
+app = App(name="bench", help="Measure popsteer itself.", name_transform=option_name)
+
+_present = {module.name for module in iter_modules(benchmarks.__path__)}
+for _name, _help in BENCHMARKS.items():
+    if _name in _present:
+        app.command(f"benchmarks.{_name}:run", name=_name, help=_help)

@@ -59,7 +59,7 @@ def undrain(pop: PopName, /, *, file: File = None) -> None:
 
 
 def pin(
-    prefix: str,
+    prefix: PrefixText,
     pop: PopName,
     /,
     *,
