@@ -6,8 +6,9 @@ The benchmark's function is the command: `benchmarks.<name>.run`, whose paramete
 
 from pkgutil import iter_modules
 
+from cyclopts import App, Parameter, default_name_transform
+
 import benchmarks
-from cyclopts import App, default_name_transform
 
 BENCHMARKS = {
     "policies": "How well steering policies do in the closed-loop world",
@@ -23,7 +24,11 @@ def option_name(parameter: str) -> str:
     return default_name_transform(parameter.removesuffix("_path").removesuffix("_dir"))
 
 
-app = App(name="bench", help="Measure popsteer itself.", name_transform=option_name)
+app = App(
+    name="bench",
+    help="Measure popsteer itself.",
+    default_parameter=Parameter(name_transform=option_name),
+)
 
 _present = {module.name for module in iter_modules(benchmarks.__path__)}
 for _name, _help in BENCHMARKS.items():
