@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import ip_address
-from types import MappingProxyType
 
 from popsteer.config import Config, Service
 from popsteer.names import Prefix, dns_name
@@ -26,7 +25,6 @@ DRAW_BITS = 48
 """A draw is so many random bits: 16 for the share, 16 for shedding, 16 for rotation."""
 _PART_BITS = 16
 _PART = 1 << _PART_BITS
-_NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 class Reason(StrEnum):
@@ -88,7 +86,7 @@ class Outlook:
     down: frozenset[str] = frozenset()
     reported_down: frozenset[str] = frozenset()
     drained: frozenset[str] = frozenset()
-    shed: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    shed: Mapping[str, float] = field(default_factory=dict)
     """Share of a POP's answers that go on to the next candidate, 0 to 1."""
 
 
@@ -166,7 +164,7 @@ def outlook_of(
         down,
         reported,
         frozenset(p for p, one in known.items() if one.drained),
-        {p: one.shed for p, one in known.items() if one.shed > 0} if fresh else _NOTHING,
+        {p: one.shed for p, one in known.items() if one.shed > 0} if fresh else {},
     )
 
 
