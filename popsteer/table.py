@@ -62,6 +62,11 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True):
     created_ms: int
 
 
+def key(generation: int) -> str:
+    """The object that holds a generation; it is written once and never changed."""
+    return f"tables/{generation:012d}.arrow"
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """n rows, m pops; see `build`."""
@@ -135,7 +140,7 @@ def build(
     """
     _check_rows(pops, pop, share)
     answers = np.concatenate([pop.astype(np.uint16), share.astype(np.uint16)], axis=1)
-    answer = _number_rows(answers)
+    answer = number_rows(answers)
     parts = []
     for ipv6 in (False, True):
         rows = np.flatnonzero(((plen & np.uint8(IPV6_BIT)) != 0) == ipv6)
@@ -155,8 +160,8 @@ def build(
     )
 
 
-def _number_rows(rows: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Equal rows get equal numbers."""
+def number_rows(rows: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """[n] for [n, width]: equal rows get equal numbers."""
     packed = np.ascontiguousarray(rows).view(f"V{rows.shape[1] * 2}").ravel()
     return np.unique(packed, return_inverse=True)[1].astype(np.int64)
 
