@@ -1,0 +1,78 @@
+"""What the daemon hands to its record processors: one small JSON file per stream.
+
+A record processor is started by the JVM, which passes nothing on but the environment; `VARIABLE`
+names the file. It holds what the fold of this stream needs, and no secret.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from popsteer.config import Aws, Config
+from popsteer.errors import SetupError
+from popsteer.names import link_subject
+from popsteer.samples import Kind
+
+VARIABLE = "POPSTEER_CONSUMER"
+
+BULK_KINDS = (Kind.DEMAND, Kind.RTT)
+URGENT_KINDS = (Kind.SIGNAL,)
+
+
+class ConsumerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of all record processors of one stream on one machine."""
+
+    aws: Aws
+    stream: str
+    kinds: tuple[Kind, ...]
+    window_ms: int
+    grace_ms: int
+    subjects: tuple[str, ...]
+    """What samples of this stream may be about; empty: not known."""
+
+
+def bulk(config: Config) -> ConsumerSettings:
+    """RTT and demand, both about POPs."""
+    return ConsumerSettings(
+        aws=config.aws,
+        stream=config.aws.bulk_stream,
+        kinds=BULK_KINDS,
+        window_ms=config.aggregate.bulk_window_s * 1000,
+        grace_ms=round(config.aggregate.grace_s * 1000),
+        subjects=tuple(pop.id for pop in config.pop),
+    )
+
+
+def urgent(config: Config) -> ConsumerSettings:
+    """Signals, about POPs and their links."""
+    links = [link_subject(pop.id, link.id) for pop in config.pop for link in pop.link]
+    return ConsumerSettings(
+        aws=config.aws,
+        stream=config.aws.urgent_stream,
+        kinds=URGENT_KINDS,
+        window_ms=config.aggregate.urgent_window_s * 1000,
+        grace_ms=round(config.aggregate.grace_s * 1000),
+        subjects=(*(pop.id for pop in config.pop), *links),
+    )
+
+
+def save(settings: ConsumerSettings, path: Path) -> None:
+    """Write the file."""
+    path.write_bytes(msgspec.json.encode(settings))
+
+
+def load(environment: Mapping[str, str] = os.environ) -> ConsumerSettings:
+    """The settings that the environment names.
+
+    Raises:
+        SetupError: no such variable or file, or not of this version.
+    """
+    path = environment.get(VARIABLE)
+    if not path:
+        raise SetupError(f"{VARIABLE} is not set; record processors are started by the aggregator")
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=ConsumerSettings)
+    except (OSError, msgspec.DecodeError) as error:
+        raise SetupError(f"{VARIABLE} = {path}: {error}") from None

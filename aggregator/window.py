@@ -1,0 +1,230 @@
+"""The window machine of one shard: records in, cuts out. Pure; time is an argument.
+
+A **cut** is a stretch of the shard that becomes one set of partials, one per kind of the stream.
+Where cuts fall depends on nothing but the records and the state before, except that a quiet shard
+is cut by the clock. What makes it exact:
+
+- Windows follow Kinesis's approximate arrival timestamp, which a replay repeats.
+- A record of an older window joins the open cut; its samples keep their event time anyway. A cut
+  whose window is already written is a supplement: it has its own key, so nothing is overwritten.
+- The partials of a cut say where it ended and what had been seen (`Origin`). A restarted worker
+  continues there, whatever the last checkpoint says; see `aggregator.resume`.
+
+It owns the open cut and the marks of all sources. It never writes and never reads a clock.
+"""
+
+from dataclasses import dataclass, field
+
+from aggregator.fold import fold
+from aggregator.partials import Origin, Partial
+from aggregator.seen import Mark
+from popsteer.clock import HOUR_MS, MINUTE_MS
+from popsteer.errors import RecordError
+from popsteer.samples import Batch, Kind, decode, rows
+
+CLOCK_BEHIND_MS_MAX = HOUR_MS
+CLOCK_AHEAD_MS_MAX = 5 * MINUTE_MS
+"""Samples further from their arrival than these two come from a clock that is off."""
+SAMPLES_MAX = 2_000_000
+"""A cut closes at this many samples, which bounds memory. A shard within Kinesis's write limit
+(1 MB/s) stays below it."""
+MARK_AGE_MS_MAX = 48 * HOUR_MS
+"""A source idle for longer is forgotten: retries come within minutes, Kinesis keeps a day."""
+MARKS_MAX = 20_000
+"""Sources remembered; the longest idle ones go first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as it came off the shard."""
+
+    sequence: int
+    arrival_ms: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one shard's fold follows."""
+
+    stream: str
+    shard: str
+    kinds: tuple[Kind, ...]
+    """What the stream carries; every cut writes a partial of each, in this order."""
+    window_ms: int
+    grace_ms: int
+    subjects: frozenset[str]
+    """What samples of this stream may be about; a record that names another is quarantined.
+    Empty: not known, all are accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Where a worker takes a shard up; the default is a shard that nobody has read."""
+
+    after: int = -1
+    """Records up to this sequence number are accounted for in written partials."""
+    window_start_ms: int = -1
+    """The newest window written."""
+    marks: dict[str, Mark] = field(default_factory=dict)
+    previous: tuple[str, ...] = ()
+    cut_at: int | None = None
+    """Where the next cut must end: a predecessor died between two partials of that cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A closed stretch of the shard."""
+
+    origin: Origin
+    partials: tuple[Partial, ...]
+    """One per kind of the stream, in the order in which they must be written."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """The cut that is being filled."""
+
+    arrival_window_ms: int
+    first_sequence: int
+    last_sequence: int = -1
+    records: int = 0
+    samples: int = 0
+    duplicates: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+    batches: list[Batch] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A record that was quarantined, for the log."""
+
+    reason: str
+    detail: str
+    source: str
+    """Empty where the record does not even tell."""
+
+
+class ShardFold:
+    """Folds one shard; feed `take` in sequence order, `tick` between."""
+
+    def __init__(self, rules: Rules, resume: Resume) -> None:
+        self._rules = rules
+        self._after = resume.after
+        self._newest_window_ms = resume.window_start_ms
+        self._marks = dict(resume.marks)
+        self._previous = resume.previous
+        self._cut_at = resume.cut_at
+        self._open: _Open | None = None
+        self._known: tuple[str, ...] = ()
+        self.refusals: list[Refusal] = []
+        """Quarantined since the caller last cleared the list."""
+
+    def take(self, record: Record) -> list[Cut]:
+        """Account for a record; gives the cuts that it closes. A record seen before is nothing."""
+        if record.sequence <= self._after:
+            return []
+        cuts = []
+        if self._open is not None and self._ends_before(record, self._open):
+            cuts.append(self._close(self._open))
+        cut = self._opened(record)
+        cut.last_sequence = self._after = record.sequence
+        cut.records += 1
+        self._admit(record, cut)
+        if record.sequence == self._cut_at or cut.samples >= SAMPLES_MAX:
+            cuts.append(self._close(cut))
+        return cuts
+
+    def tick(self, now_ms: int) -> list[Cut]:
+        """To be called when the shard is read to its end; closes a window whose time is over."""
+        cut, rules = self._open, self._rules
+        if cut is None or self._cut_at is not None:
+            return []
+        if now_ms < cut.arrival_window_ms + rules.window_ms + rules.grace_ms:
+            return []
+        return [self._close(cut)]
+
+    def finish(self) -> list[Cut]:
+        """The shard has ended: closes what is open."""
+        return [self._close(self._open)] if self._open is not None else []
+
+    def _ends_before(self, record: Record, cut: _Open) -> bool:
+        if self._cut_at is not None:
+            return record.sequence > self._cut_at
+        return record.arrival_ms >= cut.arrival_window_ms + self._rules.window_ms
+
+    def _opened(self, record: Record) -> _Open:
+        if self._open is None:
+            window_ms = record.arrival_ms // self._rules.window_ms * self._rules.window_ms
+            self._open = _Open(window_ms, record.sequence)
+        return self._open
+
+    def _admit(self, record: Record, cut: _Open) -> None:
+        source = ""
+        try:
+            batch = decode(record.data)
+            source = batch.header.source
+            mark = self._marks.get(source, Mark())
+            if mark.has(batch.header.sequence):
+                cut.duplicates += 1
+                return
+            # A refused record is seen, too: its retry is a duplicate, not a second refusal.
+            self._marks[source] = mark.add(batch.header.sequence, record.arrival_ms)
+            self._check(batch, record.arrival_ms)
+        except RecordError as error:
+            cut.quarantined[error.reason] = cut.quarantined.get(error.reason, 0) + 1
+            self.refusals.append(Refusal(error.reason, str(error), source))
+            return
+        cut.samples += rows(batch)
+        cut.batches.append(batch)
+
+    def _check(self, batch: Batch, arrival_ms: int) -> None:
+        """What only this place knows: the stream, the POPs, when the record arrived."""
+        header = batch.header
+        if batch.kind not in self._rules.kinds:
+            raise RecordError("stream", f"{batch.kind} in {self._rules.stream}")
+        # A source repeats its subjects record after record.
+        if self._rules.subjects and header.subjects != self._known:
+            unknown = [s for s in header.subjects if s not in self._rules.subjects]
+            if unknown:
+                raise RecordError("pop", f"unknown: {unknown[0][:64]!r}")
+            self._known = header.subjects
+        newest_ms = header.t0_ms + (int(batch.dt_ms.max()) if rows(batch) else 0)
+        if header.t0_ms < arrival_ms - CLOCK_BEHIND_MS_MAX:
+            raise RecordError("clock", f"{arrival_ms - header.t0_ms} ms behind its arrival")
+        if newest_ms > arrival_ms + CLOCK_AHEAD_MS_MAX:
+            raise RecordError("clock", f"{newest_ms - arrival_ms} ms ahead of its arrival")
+
+    def _close(self, cut: _Open) -> Cut:
+        rules = self._rules
+        window_ms = max(cut.arrival_window_ms, self._newest_window_ms)
+        self._forget(cut.arrival_window_ms)
+        origin = Origin(
+            stream=rules.stream,
+            shard=rules.shard,
+            window_start_ms=window_ms,
+            window_ms=rules.window_ms,
+            first_sequence=cut.first_sequence,
+            last_sequence=cut.last_sequence,
+            records=cut.records,
+            samples=cut.samples,
+            duplicates=cut.duplicates,
+            quarantined=cut.quarantined,
+            supplement=window_ms == self._newest_window_ms,
+            previous=self._previous,
+            marks=dict(self._marks),
+        )
+        self._open = None
+        self._cut_at = None
+        self._newest_window_ms = window_ms
+        self._previous = (origin.key(rules.kinds[0]),)
+        return Cut(origin, tuple(fold(kind, cut.batches, origin) for kind in rules.kinds))
+
+    def _forget(self, now_ms: int) -> None:
+        """Bound the marks, by nothing but what the shard itself says."""
+        oldest_ms = now_ms - MARK_AGE_MS_MAX
+        kept = {s: m for s, m in self._marks.items() if m.arrival_ms >= oldest_ms}
+        if len(kept) > MARKS_MAX:
+            newest = sorted(kept, key=lambda s: (kept[s].arrival_ms, s))[-MARKS_MAX:]
+            kept = {s: kept[s] for s in newest}
+        self._marks = kept
