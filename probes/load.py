@@ -44,9 +44,18 @@ async def ask(session: aiohttp.ClientSession, url: str, timeout_s: float) -> Loa
         async with asyncio.timeout(timeout_s), session.get(url, allow_redirects=False) as answer:
             if answer.status > UP_STATUS_MAX:
                 return None
-            return parse_report(await answer.content.read(REPORT_BYTES_MAX))
+            return parse_report(await _body(answer))
     except (aiohttp.ClientError, OSError, TimeoutError):
         return None
+
+
+async def _body(answer: aiohttp.ClientResponse) -> bytes:
+    body = b""
+    async for chunk in answer.content.iter_chunked(REPORT_BYTES_MAX):
+        body += chunk
+        if len(body) > REPORT_BYTES_MAX:
+            return b""
+    return body
 
 
 def parse_report(body: bytes) -> LoadReport:

@@ -8,19 +8,19 @@ no descriptors, no route out of it) is `SetupError`, never a loss.
 from collections.abc import Callable
 
 from popsteer.samples import Method
-from probes.methods.dns import dns
-from probes.methods.http import http
-from probes.methods.icmp import icmp
+from probes.methods.dns import open_dns
+from probes.methods.http import open_http
+from probes.methods.icmp import open_icmp
 from probes.methods.measurement import Measure, Measurement
-from probes.methods.tcp import tcp
-from probes.methods.tls import tls
+from probes.methods.tcp import open_tcp
+from probes.methods.tls import open_tls
 
 METHODS: dict[Method, Callable[[float], Measure]] = {
-    Method.ICMP: icmp,
-    Method.TCP: tcp,
-    Method.TLS: tls,
-    Method.HTTP: http,
-    Method.DNS: dns,
+    Method.ICMP: open_icmp,
+    Method.TCP: open_tcp,
+    Method.TLS: open_tls,
+    Method.HTTP: open_http,
+    Method.DNS: open_dns,
 }
 """Each opens a method for a time-out in seconds; open it once and measure with it often."""
 

@@ -22,7 +22,7 @@ NAME = "example.com."
 _RESPONSE_BYTES_MAX = 4_096
 
 
-def dns(timeout_s: float) -> Measure:
+def open_dns(timeout_s: float) -> Measure:
     """Open the method."""
     rng = random.SystemRandom()
 

@@ -15,7 +15,7 @@ from probes.methods.measurement import Measure, Measurement, answered, failed, l
 HTTPS_PORT = 443
 
 
-def http(timeout_s: float) -> Measure:
+def open_http(timeout_s: float) -> Measure:
     """Open the method."""
 
     async def measure(address: str, port: int) -> Measurement:

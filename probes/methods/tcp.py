@@ -15,7 +15,7 @@ _TCPI_RTT_AT = 68
 """Offset of `tcpi_rtt` (u32, microseconds) in Linux's struct tcp_info."""
 
 
-def tcp(timeout_s: float) -> Measure:
+def open_tcp(timeout_s: float) -> Measure:
     """Open the method."""
 
     async def measure(address: str, port: int) -> Measurement:

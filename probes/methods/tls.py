@@ -13,7 +13,7 @@ from probes.methods.measurement import Measure, Measurement, answered, failed, l
 from probes.methods.tcp import new_socket
 
 
-def tls(timeout_s: float) -> Measure:
+def open_tls(timeout_s: float) -> Measure:
     """Open the method."""
     context = ssl.create_default_context()
     context.check_hostname = False

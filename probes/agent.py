@@ -1,0 +1,170 @@
+"""The probe agent: RTT rounds (or the replay of a world) and signals, into one sink.
+
+Order of life: check what can be wrong, start the sink, start the sources; on SIGTERM or Ctrl-C
+stop the sources, offer what they hold, give Kinesis a few seconds, put the rest on disk.
+"""
+
+import asyncio
+import resource
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import uvloop
+
+from popsteer import targets, telemetry, world
+from popsteer.config import Config, Pop
+from popsteer.errors import ConfigError, PopsteerError
+from popsteer.names import SourceId
+from popsteer.samples import Batch, Method
+from popsteer.sink import Sink, open_sink
+from probes.methods.icmp import check_permission
+from probes.metrics import export
+from probes.replay import Replay
+from probes.rounds import Rounds
+from probes.signals import Signals
+
+FOLDER = "probe"
+"""Under the data folder: spill and sequences, of one agent alone."""
+REPLAY_AGENT = "replay"
+DRAIN_S = 5.0
+
+Offer = Callable[[Batch], bool]
+
+
+class Source(Protocol):
+    """Something that measures and offers batches."""
+
+    async def run(self) -> None:
+        """Until cancelled; then offers what it still holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an agent does, after its configuration was checked."""
+
+    name: str
+    """First part of its lanes' names."""
+    pops: tuple[Pop, ...]
+    """Whose signals it reports."""
+    rtt: Callable[[Offer], Source]
+
+
+def run(config: Config) -> None:
+    """Measure until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the configuration does not suffice for what is asked.
+        SetupError: the machine does not allow it.
+    """
+    telemetry.configure("probe")
+    _raise_descriptor_limit()
+    try:
+        uvloop.run(_agent(config))
+    except BaseExceptionGroup as group:
+        ours = group.subgroup(PopsteerError)
+        if ours is None:
+            raise
+        raise _first(ours) from None
+
+
+async def _agent(config: Config) -> None:
+    if config.probe.source == "network" and "icmp" in config.probe.methods:
+        check_permission()
+    plan = replay_plan(config) if config.probe.source == "replay" else network_plan(config)
+    sink = open_sink(config.aws, config.data_dir / FOLDER, config.probe.spill_bytes_max)
+    export(config.telemetry.metrics, sink)
+    try:
+        await _live(config, plan, sink, _stop_signal())
+    finally:
+        sink.close()
+
+
+async def _live(config: Config, plan: Plan, sink: Sink, stop: asyncio.Event) -> None:
+    lane = SourceId(f"{plan.name}.signal")
+    sources: list[Source] = [
+        plan.rtt(sink.offer),
+        Signals(plan.pops, config.probe, lane, sink.offer),
+    ]
+    log = telemetry.logger()
+    log.info("agent started", agent=plan.name, source=config.probe.source)
+    async with asyncio.TaskGroup() as tasks:
+        sending = tasks.create_task(sink.run())
+        measuring = [tasks.create_task(source.run()) for source in sources]
+        await stop.wait()
+        for task in measuring:
+            task.cancel()
+        await asyncio.wait(measuring)
+        await sink.drain(DRAIN_S)
+        sending.cancel()
+    log.info("agent ended", records=sink.counts.accepted, on_disk_bytes=sink.backlog_bytes)
+
+
+def network_plan(config: Config) -> Plan:
+    """An agent that measures targets from its own POP.
+
+    Raises:
+        ConfigError: no such POP, no targets, or targets that cannot be read.
+    """
+    probe = config.probe
+    own = next((pop for pop in config.pop if pop.id == probe.pop), None)
+    if own is None:
+        known = ", ".join(config.pop_ids()[:5]) or "none is configured"
+        raise ConfigError(f"probe.pop = {probe.pop!r}: write the id of a [[pop]] ({known})")
+    if not probe.targets:
+        raise ConfigError('probe.targets = "": name a CSV file with prefix,address,weight')
+    wanted = targets.load(config.path(probe.targets))
+    lane = SourceId(f"{own.id}.rtt")
+
+    def rounds(offer: Offer) -> Source:
+        return Rounds(wanted, probe, lane, offer, np.random.default_rng())
+
+    return Plan(own.id, (own,), rounds)
+
+
+def replay_plan(config: Config) -> Plan:
+    """One agent that stands in for those of all POPs of a world.
+
+    Raises:
+        ConfigError: no world, or one that cannot be read.
+    """
+    probe = config.probe
+    if not probe.world:
+        raise ConfigError('probe.world = "": a replay needs a world file')
+    whole = world.read(config.path(probe.world))
+    events = config.path(probe.events) if probe.events else None
+
+    def replay(offer: Offer) -> Source:
+        return Replay(
+            whole,
+            offer,
+            interval_s=probe.interval_s,
+            timeout_s=probe.timeout_s,
+            speed=probe.speed,
+            method=Method[probe.methods[0].upper()],
+            events=events,
+        )
+
+    return Plan(REPLAY_AGENT, config.pop, replay)
+
+
+def _stop_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def _raise_descriptor_limit() -> None:
+    """Every probe under way holds a descriptor; the default of 1,024 is too low for a full rate."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _first(group: BaseExceptionGroup[PopsteerError]) -> PopsteerError:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
