@@ -85,7 +85,7 @@ def _parse(text: str) -> tuple[int, int]:
             number = int.from_bytes(socket.inet_pton(socket.AF_INET, address), "big")
         except OSError:
             number = -1
-        if 0 <= number and bits <= 32 and not number & (0xFFFFFFFF >> bits):
+        if number >= 0 and bits <= 32 and not number & (0xFFFFFFFF >> bits):
             return number << 32, bits
     prefix = Prefix.parse(text)  # says what is wrong, and reads the rest
     return prefix.net, prefix.plen

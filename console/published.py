@@ -1,0 +1,181 @@
+"""What the planner published, as the console reads it: pointer, table, state, evidence, orders.
+
+It reads the same signed bytes as a DNS node and believes them under the same keys. The one thing
+it writes is a rollback: old answers under a new generation, by the same compare-and-swap.
+"""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from popsteer import evidence as evidences
+from popsteer import orders as order_book
+from popsteer import overview as overviews
+from popsteer import state as states
+from popsteer import table as tables
+from popsteer.config import Config
+from popsteer.errors import ConflictError, PopsteerError, TableError
+from popsteer.evidence import Evidence
+from popsteer.orders import Orders
+from popsteer.overview import Overview
+from popsteer.signing import Signer, Verifier
+from popsteer.state import State
+from popsteer.store import ObjectStore
+from popsteer.table import CURRENT_KEY, Pointer, Table, TableMeta
+
+_TABLES = "tables/"
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything at one time; None where it was never published."""
+
+    table: Table | None = None
+    state: State | None = None
+    overview: Overview | None = None
+    evidence: Evidence | None = None
+    orders: Orders = field(default_factory=Orders)
+
+
+class Reader:
+    """Reads again only what changed; keeps the last good view while the store is away."""
+
+    def __init__(self, config: Config, store: ObjectStore, verifier: Verifier | None) -> None:
+        self._config = config
+        self._store = store
+        self._verifier = verifier
+        self._etags: dict[str, str] = {}
+        self.view = View()
+
+    def refresh(self) -> View:
+        """The view now.
+
+        Raises:
+            StoreError: the store is away; `view` keeps what was read last.
+            PopsteerError: what was read cannot be believed or understood.
+        """
+        if self._config.table.path:
+            self._refresh_file()
+        elif body := self._changed(CURRENT_KEY):
+            self._swap(_pointer(body))
+        self._find_evidence()
+        if body := self._changed(states.KEY):
+            self.view = replace(self.view, state=states.decode(body, self._verifier))
+        if body := self._changed(overviews.KEY):
+            self.view = replace(self.view, overview=overviews.decode(body))
+        if body := self._changed(order_book.KEY):
+            self.view = replace(self.view, orders=order_book.decode(body))
+        return self.view
+
+    def _changed(self, key: str) -> bytes | None:
+        stored = self._store.read(key, self._etags.get(key, ""))
+        if stored is None:
+            return None
+        self._etags[key] = stored.etag
+        return stored.body
+
+    def _refresh_file(self) -> None:
+        path = self._config.path(self._config.table.path)
+        try:
+            stamp = str(path.stat().st_mtime_ns)
+            if self._etags.get(str(path)) != stamp:
+                table = tables.decode(path.read_bytes(), self._verifier)
+                self._etags[str(path)] = stamp
+                self.view = replace(self.view, table=table)
+        except OSError as error:
+            raise TableError(f"{path}: {error.strerror}") from None
+
+    def _swap(self, new: Pointer) -> None:
+        try:
+            table = read_table(self._store, new.key, self._verifier)
+        except PopsteerError:
+            self._etags.pop(CURRENT_KEY)  # so that the next refresh tries again
+            raise
+        self.view = replace(self.view, table=table, evidence=None)
+
+    def _find_evidence(self) -> None:
+        """It may be written a moment after its table."""
+        if self.view.table is not None and self.view.evidence is None:
+            found = read_evidence(self._store, self.view.table.meta)
+            self.view = replace(self.view, evidence=found)
+
+
+def read_table(store: ObjectStore, key: str, verifier: Verifier | None) -> Table:
+    """The table in an object.
+
+    Raises:
+        TableError: there is none, or it cannot be believed.
+        StoreError: the store is away.
+    """
+    stored = store.read(key)
+    if stored is None:
+        raise TableError(f"{key} is not in the store; see: popsteer table list")
+    return tables.decode(stored.body, verifier)
+
+
+def read_evidence(store: ObjectStore, meta: TableMeta) -> Evidence | None:
+    """The evidence of a table, or of the one whose answers it repeats; None where it is gone."""
+    for generation in (meta.generation, meta.parent):
+        stored = store.read(evidences.key(generation)) if generation else None
+        if stored is not None:
+            try:
+                return evidences.decode(stored.body)
+            except TableError:
+                return None  # people miss a reason; no answer rests on it
+    return None
+
+
+def pointer(store: ObjectStore) -> Pointer | None:
+    """Which table is in force.
+
+    Raises:
+        TableError: it cannot be read.
+    """
+    stored = store.read(CURRENT_KEY)
+    return _pointer(stored.body) if stored else None
+
+
+def _pointer(body: bytes) -> Pointer:
+    try:
+        return msgspec.json.decode(body, type=Pointer)
+    except ValueError as error:
+        raise TableError(f"{CURRENT_KEY}: {error}") from None
+
+
+def generations(store: ObjectStore) -> list[int]:
+    """All tables in the store, oldest first."""
+    stems = (key.removeprefix(_TABLES).removesuffix(".arrow") for key in store.list(_TABLES))
+    return sorted(int(stem) for stem in stems if stem.isdigit())
+
+
+def rollback(
+    store: ObjectStore, generation: int, signer: Signer, verifier: Verifier | None, now_ms: int
+) -> Table:
+    """Publish the answers of an older table as a new generation.
+
+    Raises:
+        TableError: no such table, or it cannot be believed.
+        ConflictError: others kept publishing meanwhile.
+        StoreError: the store is away.
+    """
+    old = read_table(store, tables.key(generation), verifier)
+    for _ in range(_TRIES):
+        stored = store.read(CURRENT_KEY)
+        newest = max([*generations(store), _pointer(stored.body).generation if stored else 0])
+        new = tables.renumber(old, newest + 1, now_ms, f"rollback to {generation}")
+        body = tables.encode(new, signer)
+        key = tables.key(newest + 1)
+        if not store.create(key, body):
+            continue
+        sha256 = hashlib.sha256(body).hexdigest()
+        moved = Pointer(generation=newest + 1, key=key, sha256=sha256, created_ms=now_ms)
+        try:
+            store.swap(CURRENT_KEY, msgspec.json.encode(moved), stored.etag if stored else "")
+        except ConflictError:
+            continue
+        return new
+    raise ConflictError(
+        "the planner published meanwhile, several times; stop it first with: popsteer freeze"
+    )
