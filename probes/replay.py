@@ -43,11 +43,18 @@ class Residuals:
         key = np.array([[_hash(m, p) for p in world.pops] for m in world.metros], np.int64)
         self._trace = key % traces
         self._start = key // traces % self._steps
+        self._now = self._look_up(0)
 
     def at(self, elapsed_s: float) -> tuple[F32, F32]:
         """[m, p] each: the residual as a ratio of the base, and the share of lost probes."""
-        step = (self._start + int(elapsed_s // self._step_s)) % self._steps
-        return self._ratio[self._trace, step], self._loss[self._trace, step]
+        passed = int(elapsed_s // self._step_s)
+        if passed != self._now[0]:
+            self._now = self._look_up(passed)
+        return self._now[1:]
+
+    def _look_up(self, passed: int) -> tuple[int, F32, F32]:
+        step = (self._start + passed) % self._steps
+        return passed, self._ratio[self._trace, step], self._loss[self._trace, step]
 
 
 def _hash(metro: str, pop: str) -> int:
