@@ -30,9 +30,8 @@ NAME_WORDS = NAME_BYTES // 8 + 1
     QUESTION_END,
     QTYPE,
     LABELS,
-    NODE,
-    EXACT,
-    SHIFT,
+    LOWER_LABELS,
+    CUT,
     EDNS,
     UDP_MAX,
     ECS_AT,
@@ -44,14 +43,15 @@ NAME_WORDS = NAME_BYTES // 8 + 1
     ENTRY,
     ANSWER,
     CHOICE,
-    ACTION,
     DRAW,
+    ACTION,
     TRUSTED,
     COOKIE_STAMP,
     COOKIE_HASH,
     REPLY_LENGTH,
-) = range(24)
+) = range(23)
 QUERY_WORDS = 24
+"""Three cache lines."""
 
 # Bits of `EDNS`.
 EDNS_PRESENT, EDNS_DO, EDNS_ECS, EDNS_NSID, EDNS_COOKIE = 1, 2, 4, 8, 16

@@ -20,6 +20,7 @@ from resolver.fast.batch import (
     EDNS_PRESENT,
     LABELS,
     LENGTH,
+    LOWER_LABELS,
     QTYPE,
     QUESTION_END,
     SLOW,
@@ -36,11 +37,11 @@ _HEADER = 12
 _NAME_MAX = 255
 _LABEL_MAX = 63
 _QR = 0x80
-_PLAIN = 0xFE & ~_QR
-"""Opcode, AA and TC; a plain query has none of these bits, only RD may be set."""
+_OPCODE = 0x78
 _OPT_FIXED = 11
 """Octets of an OPT record before its options: root, type, class, TTL, RDLENGTH."""
-_OPT, _IN = 41, 1
+_OPT, _META_FIRST, _ANY = 41, 128, 255
+_IN = 1
 _NSID, _ECS, _COOKIE = 3, 8, 10
 _UDP_PLAIN = 512
 """RFC 1035 §4.2.1, for queries without EDNS and for sizes below it (RFC 6891 §6.2.3)."""
@@ -49,9 +50,17 @@ _UDP_PLAIN = 512
 @inlined
 def _is_plain(rx: Bytes) -> bool:
     """QUERY, one question, no other record but perhaps one in the additional section."""
-    if rx[2] & _PLAIN or rx[4] or rx[5] != 1:
+    if rx[2] & _OPCODE or rx[4] or rx[5] != 1:
         return False
     return (rx[6] | rx[7] | rx[8] | rx[9] | rx[10]) == 0 and rx[11] <= 1
+
+
+@inlined
+def _is_data_type(qtype: U64) -> bool:
+    """RFC 6895 §3.1: 128 to 254 are no data."""
+    if qtype == uint64(0) or qtype == uint64(_OPT):
+        return False
+    return qtype < uint64(_META_FIRST) or qtype >= uint64(_ANY)
 
 
 @inlined
@@ -59,6 +68,7 @@ def _read_name(batch: Batch, rx: Bytes, length: U64, query: Words) -> U64:
     """Copy the name in lower case to `batch.name`; the offset behind it, or 0 if unusual."""
     at = uint64(_HEADER)
     labels = uint64(0)
+    upper = uint64(0)
     name = batch.name
     while True:
         if at >= length:
@@ -76,12 +86,14 @@ def _read_name(batch: Batch, rx: Bytes, length: U64, query: Words) -> U64:
             octet = rx[i]
             if octet >= 65 and octet <= 90:  # noqa: PLR1716 -- numba compiles chains worse
                 octet |= 0x20
+                upper = labels + uint64(1)
             name[uint64(i) - uint64(_HEADER)] = octet
         at += size
         labels += uint64(1)
     for i in range(at - uint64(_HEADER), at - uint64(_HEADER) + uint64(8)):
         name[i] = 0
     query[LABELS] = labels
+    query[LOWER_LABELS] = labels - upper
     return at
 
 
@@ -109,26 +121,22 @@ def _is_ecs_sound(rx: Bytes, at: U64, size: U64) -> bool:
 
 @inlined
 def _read_option(rx: Bytes, at: U64, size: U64, code: U64, query: Words) -> bool:
-    """Note one option; False if it is repeated or malformed."""
+    """Note the first option of each code that we know; False if it is malformed."""
     edns = query[EDNS]
-    if code == uint64(_ECS):
-        if edns & uint64(EDNS_ECS) or not _is_ecs_sound(rx, at, size):
+    if code == uint64(_ECS) and not edns & uint64(EDNS_ECS):
+        if not _is_ecs_sound(rx, at, size):
             return False
         query[ECS_AT] = at
         query[ECS_SOURCE] = uint64(rx[at + uint64(2)])
         query[EDNS] = edns | uint64(EDNS_ECS)
-    elif code == uint64(_COOKIE):
+    elif code == uint64(_COOKIE) and not edns & uint64(EDNS_COOKIE):
         # RFC 7873 §5.2.2: a client cookie alone, or with 8 to 32 octets of server cookie.
-        if edns & uint64(EDNS_COOKIE) or size > uint64(40):
-            return False
-        if size < uint64(16) and size != uint64(8):
+        if size > uint64(40) or (size < uint64(16) and size != uint64(8)):
             return False
         query[COOKIE_AT] = at
         query[COOKIE_LENGTH] = size
         query[EDNS] = edns | uint64(EDNS_COOKIE)
     elif code == uint64(_NSID):
-        if edns & uint64(EDNS_NSID) or size != uint64(0):
-            return False
         query[EDNS] = edns | uint64(EDNS_NSID)
     return True
 
@@ -177,7 +185,7 @@ def read_query(batch: Batch, i: U64) -> int:
     at = _read_name(batch, rx, length, query)
     if at == uint64(0) or at + uint64(4) > length:
         return SLOW
-    if u16_at(rx, at + uint64(2)) != uint64(_IN):
+    if u16_at(rx, at + uint64(2)) != uint64(_IN) or not _is_data_type(u16_at(rx, at)):
         return SLOW
     query[QTYPE] = u16_at(rx, at)
     at += uint64(4)

@@ -1,0 +1,287 @@
+"""All answers of the zones, worked out ahead by asking the slow path (`resolver.resolve`).
+
+For every node and every type that the zones tell apart there are the answer at the node and the
+answer below it, where a wildcard, a referral or NXDOMAIN stands for any name. Compression depends
+on the spelling of the query (0x20), so there is one draft for each number of trailing labels that
+are in lower case. What cannot be foreseen gets no draft and goes to the slow path.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resolver.fast.batch import NAME_BYTES
+from resolver.fast.draft import Draft, Unforeseen, compose, names_in
+from resolver.fast.names import Names, names_of
+from resolver.fast.words import Bytes
+from resolver.resolve import Resolver, Sections, resolve
+from resolver.route import Decision, Steered
+from resolver.wire import Key, Labels
+from resolver.zone import AAAA, ANY, CNAME, DNAME, DS, NS, A, Node, Zones
+
+NODES_MAX = 50_000
+"""Names with answers worked out ahead; the slow path answers for those beyond."""
+OTHER_TYPE = 0xFFFF_FFFF
+"""Entry of a node for all types that have none of their own."""
+UNKNOWN = 0
+"""The answer that is the slow path's."""
+_PROBE = b"\0"
+"""A label of one octet that no zone uses: stands for any name below a node."""
+PROBE_OCTETS = len(_PROBE) + 1
+
+# Columns of `Book.node`.
+EXACT_ENTRY, BELOW_ENTRY = range(2)
+# Columns of `Book.entry`.
+ENTRY_TYPE, ENTRY_VARIANT, ENTRY_SPELLINGS = range(3)
+# Columns of `Book.answer`.
+(
+    BODY_START,
+    BODY_LENGTH,
+    FLAGS,
+    COUNT_AN,
+    COUNT_NS,
+    COUNT_AR,
+    MOVING_START,
+    MOVING_COUNT,
+    CUT_START,
+    CUT_COUNT,
+    STEERED_OWNER,
+    SERVICE,
+    FAMILY,
+    NONE_ANSWER,
+) = range(14)
+ANSWER_WORDS = 16
+"""One cache line."""
+# Columns of `Book.cut`.
+CUT_END, CUT_AN, CUT_NS, CUT_AR = range(4)
+
+Table32 = NDArray[np.uint32]
+
+
+class Book(NamedTuple):
+    """The answers as arrays."""
+
+    names: Names
+    node: Table32
+    """[nodes, 2] first entry for the name itself and for names below."""
+    entry: Table32
+    """[entries, 3] type, first variant, spellings; a node's last entry is OTHER_TYPE."""
+    variant: Table32
+    """Answers by the number of trailing labels in lower case, at most `spellings`."""
+    answer: Table32
+    """[answers, 16]"""
+    body: Bytes
+    moving: Table32
+    cut: Table32
+
+
+@dataclass(slots=True)
+class _Pages:
+    """The arrays being written; equal drafts are kept once."""
+
+    node: list[tuple[int, int]] = field(default_factory=list)
+    entry: list[tuple[int, int, int]] = field(default_factory=list)
+    variant: list[int] = field(default_factory=list)
+    answer: list[list[int]] = field(default_factory=lambda: [[0] * ANSWER_WORDS])
+    body: bytearray = field(default_factory=bytearray)
+    moving: list[int] = field(default_factory=list)
+    cut: list[tuple[int, int, int, int]] = field(default_factory=list)
+    known: dict[object, int] = field(default_factory=dict)
+    bodies: dict[bytes, int] = field(default_factory=dict)
+
+    def body_at(self, body: bytes) -> int:
+        """Where equal bytes stand."""
+        if body not in self.bodies:
+            self.bodies[body] = len(self.body)
+            self.body += body
+        return self.bodies[body]
+
+    def number(self, draft: Draft, service: int, ipv6: bool, none: int) -> int:
+        """The answer's number."""
+        key = (draft, service, ipv6, none)
+        if key not in self.known:
+            self.known[key] = len(self.answer)
+            line = [self.body_at(draft.body), len(draft.body), draft.flags, *draft.counts]
+            line += [len(self.moving), len(draft.moving), len(self.cut), len(draft.cuts)]
+            line += [draft.steered_owner, service, int(ipv6), none]
+            self.answer.append(line + [0] * (ANSWER_WORDS - len(line)))
+            self.moving += draft.moving
+            self.cut += [(cut.end, *cut.counts) for cut in draft.cuts]
+        return self.known[key]
+
+
+class _Oracle:
+    """Asks the slow path, and notes what it asked of the route."""
+
+    def __init__(self, zones: Zones, minimal_any: bool) -> None:
+        self._zones = zones
+        self._minimal_any = minimal_any
+
+    def ask(self, name: Labels, qtype: int, with_pop: bool) -> tuple[Sections, list[bool]]:
+        """Sections, and the family of every choice of a POP on the way."""
+        asked: list[bool] = []
+
+        def steer(_: Steered, ipv6: bool) -> Decision:
+            asked.append(ipv6)
+            if not with_pop:
+                return Decision(None, (), 0, -1, False, ())
+            return Decision("", (bytes(16 if ipv6 else 4),), 0, -1, False, ())
+
+        resolver = Resolver(self._zones, steer, self._minimal_any)
+        return resolve(name, qtype, resolver), asked
+
+
+class _Writer:
+    """Writes the pages, node by node."""
+
+    def __init__(self, zones: Zones, minimal_any: bool, services: Mapping[str, int]) -> None:
+        self.pages = _Pages()
+        self._zones = zones
+        self._oracle = _Oracle(zones, minimal_any)
+        self._services = services
+        self._all_types = sorted(
+            {t for zone in zones.by_origin.values() for n in zone.nodes.values() for t in n.rrsets}
+            | {A, AAAA, ANY, CNAME, DS}
+        )
+        self._other = next(t for t in range(65_280, 65_535) if t not in self._all_types)
+
+    def write(self, key: Key | None) -> None:
+        """One node; None is the outside."""
+        if key is None:
+            outside = self._entries((_PROBE, b"\0"), [ANY], 0)
+            self.pages.node.append((outside, outside))
+            return
+        exact = self._entries(key, self._types(key), len(key))
+        below = self._entries((_PROBE, *key), self._types_below(key), len(key))
+        self.pages.node.append((exact, below))
+
+    def _nodes(self, key: Key) -> Iterator[Node]:
+        """A name's nodes: parent and child zone may both have it."""
+        for zone in self._zones.by_origin.values():
+            if key in zone.nodes:
+                yield zone.nodes[key]
+
+    def _types(self, key: Key) -> list[int]:
+        types = {ANY, DS}
+        for node in self._nodes(key):
+            types |= set(node.rrsets)
+            if CNAME in node.rrsets:
+                return self._all_types
+            if node.service is not None:
+                types |= {A, AAAA}
+        return sorted(types)
+
+    def _types_below(self, key: Key) -> list[int]:
+        wild = (b"*", *key)
+        nodes = [*self._nodes(key), *self._nodes(wild)]
+        if any({DNAME, CNAME} & set(node.rrsets) for node in nodes):
+            return self._all_types
+        return self._types(wild)
+
+    def _entries(self, name: Key, types: list[int], spellings: int) -> int:
+        first = len(self.pages.entry)
+        other = self._variants(name, self._other, spellings)
+        for qtype in types:
+            variants = self._variants(name, qtype, spellings)
+            if variants != other:
+                self._enter(qtype, variants)
+        self._enter(OTHER_TYPE, other)
+        return first
+
+    def _enter(self, qtype: int, variants: list[int]) -> None:
+        self.pages.entry.append((qtype, len(self.pages.variant), len(variants) - 1))
+        self.pages.variant += variants
+
+    def _variants(self, name: Key, qtype: int, spellings: int) -> list[int]:
+        """Answers by the number of trailing lower-case labels, 0 to `spellings`."""
+        plain = self._answer(name, qtype)
+        if plain == UNKNOWN or self._answer(_upper(name), qtype) == plain:
+            return [plain]
+        sections, _ = self._oracle.ask(name, qtype, with_pop=True)
+        if any(label != label.lower() for found in names_in(sections) for label in found):
+            # Which of their suffixes a query repeats is not told by its lower-case labels alone.
+            return [UNKNOWN] * spellings + [plain]
+        return [self._answer(_spelt(name, n), qtype) for n in range(spellings)] + [plain]
+
+    def _answer(self, name: Labels, qtype: int) -> int:
+        sections, families = self._oracle.ask(name, qtype, with_pop=True)
+        if not families:
+            return self.pages.number(compose(name, sections, steered=False), 0, False, UNKNOWN)
+        empty, again = self._oracle.ask(name, qtype, with_pop=False)
+        service = sections.service
+        if len(families) != 1 or again != families or service is None:
+            return UNKNOWN
+        try:
+            draft = compose(name, sections, steered=True)
+        except Unforeseen:
+            return UNKNOWN
+        none = self.pages.number(compose(name, empty, steered=False), 0, False, UNKNOWN)
+        return self.pages.number(draft, self._services[service.name], families[0], none)
+
+
+def _upper(name: Key) -> Labels:
+    return tuple(label.upper() for label in name)
+
+
+def _spelt(name: Key, lower_labels: int) -> Labels:
+    """The name with just so many trailing labels in lower case."""
+    cut = len(name) - lower_labels
+    return (*_upper(name[:cut]), *name[cut:])
+
+
+def _keys(zones: Zones) -> list[Key]:
+    """All nodes, and the names that answers carry without there being a node of that name.
+
+    Such a name, or a suffix of it, would become a pointer into a question that repeats it.
+    """
+    nodes = {key for zone in zones.by_origin.values() for key in zone.nodes}
+    carried: set[Key] = set()
+    for zone in zones.by_origin.values():
+        for node in zone.nodes.values():
+            for rrset in node.rrsets.values():
+                for rdata in rrset.rdatas:
+                    carried |= {
+                        tuple(label.lower() for label in part[depth:])
+                        for part in rdata.parts
+                        if isinstance(part, tuple)
+                        for depth in range(len(part))
+                        if zone.contains(tuple(label.lower() for label in part[depth:]))
+                    }
+    return sorted(nodes | carried, key=lambda key: (len(key), key))
+
+
+def build(zones: Zones, minimal_any: bool, services: Mapping[str, int]) -> Book:
+    """The book of some zones; `services` numbers the steered names.
+
+    Shorter names come first, so that beyond NODES_MAX it is single hosts that are left out.
+    """
+    writer = _Writer(zones, minimal_any, services)
+    keys = _keys(zones)
+    for key in (None, *keys[:NODES_MAX]):
+        writer.write(key)
+    for _ in keys[NODES_MAX:]:
+        writer.pages.node.append((0, 0))
+    pages = writer.pages
+    return Book(
+        names_of([_wire(key) for key in keys]),
+        _table(pages.node, 2),
+        _table(pages.entry, 3),
+        np.array(pages.variant, np.uint32),
+        _table(pages.answer, ANSWER_WORDS),
+        np.frombuffer(bytes(pages.body) + bytes(8), np.uint8).copy(),
+        np.array([*pages.moving, 0], np.uint32),
+        _table(pages.cut, 4),
+    )
+
+
+def _wire(key: Key) -> bytes:
+    wire = b"".join(bytes((len(label),)) + label for label in key) + b"\0"
+    assert len(wire) < NAME_BYTES
+    return wire
+
+
+def _table(lines: list[tuple[int, ...]] | list[list[int]], columns: int) -> Table32:
+    return np.array(lines or [[0] * columns], np.uint32).reshape(-1, columns)

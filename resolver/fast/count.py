@@ -1,0 +1,126 @@
+"""Demand counted while answering: a hash table of (client prefix, POP), read by Python at leisure.
+
+The rule is that of `resolver.demand`: prefixes no finer than /24 and /48 unless a row of the table
+is, and coarser ones when the table is full, so that memory is bounded and volume is not lost.
+A loop writes one table while the other is read: no locks, no lost count.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import uint32, uint64
+from numpy.typing import NDArray
+
+from popsteer.names import IPV6_BIT
+from resolver.demand import COARSE_LENGTHS, ENTRIES_MAX, LENGTHS
+from resolver.fast.kernel import inlined
+from resolver.fast.words import U64, Words
+
+SLOTS = 4 * ENTRIES_MAX
+"""At most half full: fine and coarse entries together are 2 * ENTRIES_MAX."""
+_MIX = 0x9E3779B97F4A7C15
+_USED, _DROPPED = 0, 1
+_V4_FINE, _V6_FINE = LENGTHS[False], LENGTHS[True]
+_V4_COARSE, _V6_COARSE = COARSE_LENGTHS[False], COARSE_LENGTHS[True]
+
+
+class Counts(NamedTuple):
+    """One table of counts."""
+
+    net: Words
+    tag: Words
+    """plen << 16 | POP number, plus the top bit so that no entry is 0; 0 is empty."""
+    queries: NDArray[np.uint32]
+    bits: NDArray[np.float64]
+    used: Words
+    """[2] entries, and answers that found no room."""
+
+
+@inlined
+def _cut(net: U64, length: U64) -> U64:
+    if length == uint64(0):
+        return uint64(0)
+    return net & ~((uint64(0xFFFFFFFFFFFFFFFF) >> (length - uint64(1))) >> uint64(1))
+
+
+@inlined
+def _slot(counts: Counts, net: U64, tag: U64) -> U64:
+    """Where the entry is, or the empty slot where it belongs."""
+    mixed = (net ^ (tag * uint64(_MIX))) * uint64(_MIX)
+    last = uint64(counts.net.shape[0] - 1)
+    slot = (mixed ^ (mixed >> uint64(32))) & last
+    while counts.tag[slot] and (counts.tag[slot] != tag or counts.net[slot] != net):
+        slot = (slot + uint64(1)) & last
+    return slot
+
+
+@inlined
+def _tag(length: U64, ipv6: U64, pop: U64) -> U64:
+    plen = length | (uint64(IPV6_BIT) if ipv6 else uint64(0))
+    return uint64(1 << 63) | (plen << uint64(16)) | pop
+
+
+@inlined
+def count_answer(  # noqa: PLR0913 -- one answer has so many facets
+    counts: Counts, net: U64, source: U64, row_length: U64, ipv6: U64, pop: U64, bits: float
+) -> None:
+    """Count one answer to a client prefix of `source` bits that a row of `row_length` covers."""
+    fine = uint64(_V6_FINE) if ipv6 else uint64(_V4_FINE)
+    length = min(source, max(fine, row_length))
+    slot = _slot(counts, _cut(net, length), _tag(length, ipv6, pop))
+    if counts.tag[slot] == uint64(0):
+        limit = uint64(ENTRIES_MAX)
+        if counts.used[_USED] >= limit:
+            coarse = uint64(_V6_COARSE) if ipv6 else uint64(_V4_COARSE)
+            length = min(source, coarse)
+            slot = _slot(counts, _cut(net, length), _tag(length, ipv6, pop))
+            limit = uint64(2 * ENTRIES_MAX)
+        if counts.tag[slot] == uint64(0):
+            if counts.used[_USED] >= limit:
+                counts.used[_DROPPED] += uint64(1)
+                return
+            counts.net[slot] = _cut(net, length)
+            counts.tag[slot] = _tag(length, ipv6, pop)
+            counts.used[_USED] += uint64(1)
+    counts.queries[slot] += uint32(1)
+    counts.bits[slot] += bits
+
+
+def counts() -> Counts:
+    """An empty table; pages that are never written take no memory."""
+    return Counts(
+        np.zeros(SLOTS, np.uint64),
+        np.zeros(SLOTS, np.uint64),
+        np.zeros(SLOTS, np.uint32),
+        np.zeros(SLOTS, np.float64),
+        np.zeros(2, np.uint64),
+    )
+
+
+class Counted(NamedTuple):
+    """What a table held, as columns."""
+
+    net: Words
+    plen: NDArray[np.uint8]
+    pop: NDArray[np.uint16]
+    queries: NDArray[np.uint32]
+    bits: NDArray[np.float64]
+    dropped: int
+
+
+def take(counts: Counts) -> Counted:
+    """The entries; the table is empty afterwards. No loop may be writing it."""
+    at = np.flatnonzero(counts.tag)
+    tag = counts.tag[at]
+    taken = Counted(
+        counts.net[at],
+        (tag >> np.uint64(16)).astype(np.uint8),
+        tag.astype(np.uint16),
+        counts.queries[at],
+        counts.bits[at],
+        int(counts.used[_DROPPED]),
+    )
+    for column in (counts.tag, counts.queries, counts.bits):
+        column[at] = 0
+    counts.used[:] = 0
+    return taken
