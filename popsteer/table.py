@@ -274,6 +274,11 @@ def _check(table: Table) -> None:
         table.plen[split:] & np.uint8(IPV6_BIT)
     ).all():
         raise TableError("families are mixed")
+    length = table.plen & np.uint8(LENGTH_MASK)
+    if (length > 64).any() or (length[:split] > 32).any():
+        raise TableError("a prefix length is out of bounds")
+    if (table.net & last_of(np.zeros_like(table.net), table.plen)).any():
+        raise TableError("host bits are set")
     if (table.scope > 64).any() or (table.scope[:split] > 32).any():
         raise TableError("an ECS scope is out of bounds")
     for rows in (slice(0, split), slice(split, None)):
