@@ -1,9 +1,10 @@
-"""The record processor of one shard: a child of the MultiLangDaemon, `python -m aggregator.consumer`.
+"""The record processor of one shard, `python -m aggregator.consumer`.
 
-It decodes and folds (`aggregator.window`), writes the partials of each closed cut to S3, then
-checkpoints at the cut's last record, in this order. Any unexpected error ends the process: kclpy
-would swallow it and report the batch as done. stdout is the protocol of the MultiLangDaemon and
-belongs to kclpy; what is to be told goes to stderr, one JSON object per line.
+A child of the MultiLangDaemon. It decodes and folds (`aggregator.window`), writes the partials
+of each closed cut to S3, then checkpoints at the cut's last record, in this order. Any unexpected
+error ends the process: kclpy would swallow it and report the batch as done. stdout is the protocol
+of the MultiLangDaemon and belongs to kclpy; what is to be told goes to stderr, one JSON object per
+line.
 """
 
 import functools
@@ -109,7 +110,7 @@ class ShardProcessor(RecordProcessorBase):  # type: ignore[misc]
             cuts += self._fold.take(
                 Record(int(record.sequence_number), record.timestamp_millis, record.binary_data)
             )
-        if behind_ms == 0:
+        if behind_ms == 0 and not process_records_input.records:
             cuts += self._fold.tick(now_ms())
         self._settle(cuts, process_records_input.checkpointer)
         self._tell_refusals()
@@ -125,12 +126,12 @@ class ShardProcessor(RecordProcessorBase):  # type: ignore[misc]
         self._tell("ended")
 
     @or_exit
-    def shutdown_requested(self, shutdown_requested_input: messages.ShutdownRequestedInput) -> None:
+    def shutdown_requested(self, _: messages.ShutdownRequestedInput) -> None:
         """Nothing: a half window is not written, and all that is written is checkpointed."""
         self._tell("stopping")
 
     @or_exit
-    def lease_lost(self, lease_lost_input: messages.LeaseLostInput) -> None:
+    def lease_lost(self, _: messages.LeaseLostInput) -> None:
         """Nothing: the open cut is the next owner's to fold."""
         self._tell("lease_lost")
 
