@@ -1,0 +1,216 @@
+"""One DNS node: polls tables, checks POPs, tells the workers, reports demand.
+
+Owns what is common to all workers of a machine. Runs in the process that answers when there is
+one worker, in the parent when there are several.
+"""
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+from popsteer.clock import age_s, now_ms
+from popsteer.config import Config
+from popsteer.errors import StoreError
+from popsteer.names import SourceId
+from popsteer.sink import Sink, open_sink
+from popsteer.telemetry import OncePerKey, logger
+from resolver.cookies import CookieSecret
+from resolver.counts import Counts
+from resolver.health import Prober
+from resolver.kept import keep, make_folder, read_kept
+from resolver.route import outlook_of
+from resolver.tables import Refusals, View, open_source
+from resolver.worker import Report, Update
+
+TICK_S = 1.0
+"""How often workers are told of expiries and asked for their counts."""
+SPILL_BYTES_MAX = 64 * 1024 * 1024
+DRAIN_S = 2.0
+
+
+class Node:
+    """The loops of a node; `publish` is called with each update."""
+
+    def __init__(self, config: Config, publish: Callable[[Update], None]) -> None:
+        """Start from disk.
+
+        Raises:
+            ConfigError: the table file or a key cannot be used.
+            SetupError: the data folder cannot be used.
+        """
+        self._config = config
+        self._publish = publish
+        self._refusals = Refusals()
+        self._once = OncePerKey()
+        self._source = open_source(config, self._refusals)
+        self._view = self._source.start()
+        self._sent_table = False
+        self._stamps = _stamps(config)
+        self._prober = self._open_prober()
+        self.counts = Counts()
+        self.sink = self._open_sink()
+
+    def _open_prober(self) -> Prober | None:
+        if self._config.health is None:
+            return None
+        kept = make_folder(self._config.data_dir / "resolver") / "health.json"
+        rng = Random()  # noqa: S311 -- spreads checks, guards nothing
+        return Prober(self._config, self._config.health, kept, rng, self.tell)
+
+    def _open_sink(self) -> Sink | None:
+        """Demand goes to Kinesis, unless this node stands alone."""
+        config = self._config
+        alone = bool(config.table.path) or not config.trust.public_keys
+        if alone and not config.aws.endpoint:
+            return None
+        folder = make_folder(config.data_dir / "resolver")
+        return open_sink(config.aws, folder, SPILL_BYTES_MAX)
+
+    @property
+    def refusals(self) -> Refusals:
+        """What was not taken."""
+        return self._refusals
+
+    def update(self) -> Update:
+        """All that a new worker must know."""
+        health = self._config.health
+        outlook = outlook_of(
+            self._prober.down if self._prober else frozenset(),
+            self._view.state,
+            now_ms(),
+            health.panic_share if health else 1.0,
+            len(self._config.pop),
+        )
+        return Update(outlook, self._view.rung(now_ms()), self._view.table)
+
+    def tell(self) -> None:
+        """Tell the workers what changed; the table only when it did."""
+        update = self.update()
+        if self._sent_table:
+            update = replace(update, table=None)
+        self._sent_table = True
+        self._publish(update)
+
+    def reload_zones(self) -> None:
+        """Have the workers read the zones again."""
+        self._stamps = _stamps(self._config)
+        self._publish(replace(self.update(), table=None, reload_zones=True))
+
+    def gauges(self) -> dict[str, float]:
+        """Freshness, as metrics."""
+        table, state = self._view.table, self._view.state
+        return {
+            "table_generation": table.meta.generation if table else 0,
+            "table_age_seconds": age_s(table.meta.created_ms, now_ms()) if table else 0,
+            "table_rows": len(table) if table else 0,
+            "state_generation": state.generation if state else 0,
+            "state_age_seconds": age_s(state.created_ms, now_ms()) if state else 0,
+            "pops_down": len(self._prober.down) if self._prober else 0,
+        }
+
+    def rung(self) -> str:
+        """Where on the freshness ladder the node stands."""
+        return str(self._view.rung(now_ms()))
+
+    def take(self, report: Report) -> None:
+        """Add a worker's counts, pass its demand on."""
+        self.counts.add(report.counts)
+        for batch in report.demand:
+            if self.sink is not None:
+                self.sink.offer(batch)
+
+    async def run(self) -> None:
+        """Poll, check and tell until cancelled."""
+        self.tell()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._poll())
+            tasks.create_task(self._tick())
+            if self._prober is not None:
+                tasks.create_task(self._prober.run())
+            if self.sink is not None:
+                tasks.create_task(self._send(self.sink))
+
+    async def _poll(self) -> None:
+        while True:
+            try:
+                view = await asyncio.to_thread(self._source.poll, self._view, now_ms())
+            except StoreError as error:
+                self._refusals.counts["away"] += 1
+                if self._once.first("away"):
+                    logger().warning("table source away", reason=str(error))
+            else:
+                self._take_view(view)
+            await asyncio.sleep(self._config.table.poll_s)
+
+    def _take_view(self, view: View) -> None:
+        before, self._view = self._view, view
+        if view.table is not before.table and view.table is not None:
+            logger().info("table taken", generation=view.table.meta.generation)
+            self._sent_table = False
+        if view.table is not before.table or view.state is not before.state:
+            self.tell()
+
+    async def _tick(self) -> None:
+        """States expire and rungs fall by the clock alone."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.tell()
+            if await asyncio.to_thread(_stamps, self._config) != self._stamps:
+                self.reload_zones()
+
+    async def _send(self, sink: Sink) -> None:
+        """Run the sink; at the end give what is in memory a moment to go out."""
+        running = asyncio.create_task(sink.run())
+        try:
+            await asyncio.shield(running)
+        finally:
+            await sink.drain(DRAIN_S)
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            sink.close()
+
+
+def node_name(config: Config) -> str:
+    """What this node calls itself."""
+    return config.dns.node or socket.gethostname()
+
+
+def lane(config: Config, worker: int) -> SourceId:
+    """The source id of one worker's demand."""
+    return SourceId(f"{node_name(config)}.dns{worker}")
+
+
+def cookie_secret(config: Config) -> CookieSecret:
+    """The node's master secret, made once; a lasting one where there is a data folder already.
+
+    A node that may not write keeps it in memory: clients then just fetch new cookies after a
+    restart.
+    """
+    path = config.data_dir / "resolver" / "cookie.secret"
+    master = read_kept(path) or b""
+    if len(master) != 32:
+        master = secrets.token_bytes(32)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            keep(path, master)
+            path.chmod(0o600)
+    return CookieSecret(master)
+
+
+def _stamps(config: Config) -> Sequence[tuple[int, int]]:
+    """What changes when a zone file does."""
+    return [_stamp(config.path(zone)) for zone in config.dns.zones]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0, 0)
+    return (stat.st_size, stat.st_mtime_ns)

@@ -1,0 +1,164 @@
+"""One worker: its sockets, its snapshot, its counts.
+
+Owns the one reference that every answer reads. Updates replace it whole between two queries, so
+no query sees half of a change and none is lost.
+"""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from popsteer.clock import now_ms
+from popsteer.config import Config
+from popsteer.errors import ConfigError
+from popsteer.names import SourceId
+from popsteer.samples import Batch
+from popsteer.table import Table
+from popsteer.telemetry import OncePerKey, logger
+from resolver.answer import Client, Transport, answer
+from resolver.cookies import CookieSecret
+from resolver.counts import Counts
+from resolver.demand import demand_of
+from resolver.route import DRAW_BITS, Fleet, Outlook, fleet_of
+from resolver.snapshot import Options, Rung, Snapshot
+from resolver.sockets import Bound
+from resolver.tcp import TcpListener
+from resolver.udp import UdpListener
+from resolver.zonefile import load_zones
+
+Tell = Callable[["Report"], None]
+"""Where a worker's reports go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What the node tells its workers; None leaves the table as it is."""
+
+    outlook: Outlook
+    rung: Rung
+    table: Table | None = None
+    reload_zones: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a worker tells its node."""
+
+    counts: Counts
+    demand: tuple[Batch, ...] = ()
+
+
+class Worker:
+    """Answers on its sockets until it is stopped."""
+
+    def __init__(
+        self, config: Config, sockets: list[Bound], secret: CookieSecret, lane: SourceId
+    ) -> None:
+        """Load the zones.
+
+        Raises:
+            ConfigError: a zone or an address cannot be used.
+        """
+        self._config = config
+        self._lane = lane
+        self._rng = Random()  # noqa: S311 -- spreads load, guards nothing
+        self._once = OncePerKey()
+        self._counts = Counts()
+        self._demand = demand_of(config)
+        self.snapshot = Snapshot(load_zones(config), _fleet(config), _options(config, secret))
+        self._udp = [UdpListener(one.udp, self._respond_udp) for one in sockets]
+        self._tcp = TcpListener(self._respond_tcp, self._evicted)
+        self._tcp_sockets: list[socket.socket] = [one.tcp for one in sockets]
+
+    async def start(self) -> None:
+        """Answer from now on."""
+        loop = asyncio.get_running_loop()
+        for listener in self._udp:
+            listener.start(loop)
+        await self._tcp.start(self._tcp_sockets)
+
+    async def stop(self) -> None:
+        """Answer what has arrived, then no more."""
+        loop = asyncio.get_running_loop()
+        for listener in self._udp:
+            listener.stop(loop)
+        await self._tcp.stop()
+
+    def update(self, update: Update) -> None:
+        """Take over what the node knows."""
+        self.snapshot = replace(
+            self.snapshot,
+            outlook=update.outlook,
+            rung=update.rung,
+            table=update.table or self.snapshot.table,
+        )
+        if update.reload_zones:
+            self._reload()
+
+    def _reload(self) -> None:
+        """New zones, or the old ones where the files are bad."""
+        try:
+            self.snapshot = replace(self.snapshot, zones=load_zones(self._config))
+        except ConfigError as error:
+            logger().error("zones not reloaded; the old ones serve on", reason=str(error))
+        else:
+            logger().info("zones reloaded", zones=len(self.snapshot.zones.by_origin))
+
+    def report(self, with_demand: bool) -> Report:
+        """What was counted since the last report."""
+        counts, self._counts = self._counts, Counts()
+        demand = self._demand.report(self._lane, now_ms()) if with_demand else ()
+        return Report(counts, tuple(demand))
+
+    def _respond_udp(self, data: bytes, peer: tuple[Any, ...]) -> bytes | None:
+        return self._respond(data, peer, Transport.UDP)
+
+    def _respond_tcp(self, data: bytes, peer: tuple[Any, ...]) -> bytes | None:
+        return self._respond(data, peer, Transport.TCP)
+
+    def _respond(self, data: bytes, peer: tuple[Any, ...], transport: Transport) -> bytes | None:
+        began_ns = time.perf_counter_ns()
+        client = Client(_packed(peer[0]), transport)
+        try:
+            made = answer(
+                data, client, self.snapshot, self._rng.getrandbits(DRAW_BITS), int(time.time())
+            )
+        except Exception:
+            # A fault of ours must cost one answer, never the server.
+            self._counts.faults += 1
+            if self._once.first("fault"):
+                logger().exception("answer failed", query=data.hex())
+            return None
+        if made is None:
+            self._counts.unanswered += 1
+            return None
+        if made.served is not None:
+            self._demand.add(made.served, self.snapshot.table)
+        spent_us = (time.perf_counter_ns() - began_ns) / 1_000
+        self._counts.add_answer(made, transport.name.lower(), spent_us)
+        return made.wire
+
+    def _evicted(self) -> None:
+        self._counts.tcp_evicted += 1
+
+
+def _packed(host: str) -> bytes:
+    if ":" in host:
+        return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    return socket.inet_aton(host)
+
+
+def _fleet(config: Config) -> Fleet:
+    try:
+        return fleet_of(config)
+    except ValueError as error:
+        raise ConfigError(f"pop: {error}") from None
+
+
+def _options(config: Config, secret: CookieSecret) -> Options:
+    dns = config.dns
+    return Options(dns.nsid.encode(), secret if dns.cookies else None, dns.minimal_any, dns.ecs)
