@@ -8,6 +8,7 @@ that hold its address. Queries are real UDP packets with an ECS option, a few hu
 import asyncio
 import ipaddress
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from dnslib import EDNS0, QTYPE, DNSError, DNSQuestion, DNSRecord, EDNSOption
@@ -96,8 +97,7 @@ class Clients(asyncio.DatagramProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is there."""
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.DatagramTransport", transport)
 
     def tick(self, now_s: float) -> None:
         """Forget what was not answered, ask for what is due."""

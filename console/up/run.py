@@ -27,6 +27,7 @@ GENERATED_PREFIXES = 400
 WORLD_PREFIXES = 2_000
 SEED = 1
 READY = "ready.json"
+AWS = "aws"
 
 
 def run(
@@ -80,6 +81,7 @@ class _Loop:
         self._sample = _sample(own)
         self._started_s = started_s
         self._screen = Console(highlight=False)
+        self._aws_answers = asyncio.Event()
         self._ready = asyncio.Event()
         self._waves = [
             [Process(program, folder) for program in wave]
@@ -92,7 +94,7 @@ class _Loop:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
         processes = [p for wave in self._waves for p in wave]
-        tasks = [asyncio.create_task(p.run(self._ready)) for p in processes]
+        tasks = [asyncio.create_task(self._start(process)) for process in processes]
         watching = asyncio.create_task(self._show_stages())
         waiting = asyncio.create_task(ended.wait())
         try:
@@ -106,12 +108,19 @@ class _Loop:
                     await task
             self._screen.print("stopping …")
             await stop_in_order(self._waves)
+            self._aws_answers.set()  # who still waits for it finds itself stopped
             for task in tasks:
                 with suppress(Exception):
                     await task
             (self._folder / READY).unlink(missing_ok=True)
         self._screen.print("stopped")
         return 0
+
+    async def _start(self, process: Process) -> None:
+        """Keep a process running; all but the AWS itself start when that answers."""
+        if process.program.name != AWS:
+            await self._aws_answers.wait()
+        await process.run(self._ready)
 
     async def _show_stages(self) -> None:
         columns = (SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"))
@@ -124,6 +133,8 @@ class _Loop:
 
             async def follow(stage: Stage) -> None:
                 await reach(stage)
+                if stage is todo[0]:
+                    self._aws_answers.set()
                 progress.update(lines[stage], completed=1)
                 if not interactive:
                     self._screen.print(f"[{self._elapsed_s():5.1f} s] {stage.name}")
@@ -183,7 +194,7 @@ def _programs(folder: Path, config_path: Path, aws: Address) -> list[list[Progra
         return Program(name, arguments)
 
     local_aws = Program(
-        "aws", ("-m", "console.localaws", "--listen", str(aws), "--data", str(folder / "aws"))
+        AWS, ("-m", "console.localaws", "--listen", str(aws), "--data", str(folder / "aws"))
     )
     lab = Program("lab", ("-m", "console.lab", "--config", str(config_path)))
     return [
