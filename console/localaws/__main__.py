@@ -6,8 +6,11 @@ Exit codes: 0 after SIGTERM or SIGINT, 2 when it cannot start, with one sentence
 
 import argparse
 import fcntl
+import os
+import signal
 import socket
 import sys
+from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -15,33 +18,38 @@ BULK_SHARDS = 2
 URGENT_SHARDS = 1
 STREAM_MB = 64
 PARTIALS_AGE_S = 7200.0
+CLEAN_S = 60.0
 CANNOT_START = 2
+BACKLOG = 128
 
 
 def main() -> None:
     """Bind, lock the data, load, serve."""
     options = _options()
-    # Before the imports that take a second: a port in use is told at once.
-    listener = _bind(options.listen)
-    with _lock(options.data):
-        _serve(options, listener)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    # Before the imports that take a second: a port in use is told at once, and callers wait in
+    # the backlog instead of being refused.
+    listener = _listen(options.listen)
+    with _lock(options.data) as lock:
+        sys.exit(_serve(options, listener, lock))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m console.localaws", description=__doc__)
     parser.add_argument("--listen", metavar="HOST:PORT", required=True, help="port 0: any free one")
     parser.add_argument("--data", metavar="DIR", type=Path, required=True)
-    parser.add_argument("--region", default="eu-west-1", help="where streams and tables are made")
     parser.add_argument("--bucket", default="popsteer")
     parser.add_argument("--bulk-shards", metavar="N", type=int, default=BULK_SHARDS)
     parser.add_argument("--urgent-shards", metavar="N", type=int, default=URGENT_SHARDS)
     parser.add_argument("--limits", action="store_true", help="throttle shards as AWS does")
     parser.add_argument("--stream-mb", metavar="MB", type=float, default=STREAM_MB)
     parser.add_argument("--partials-age-s", metavar="S", type=float, default=PARTIALS_AGE_S)
+    parser.add_argument("--clean-s", metavar="S", type=float, default=CLEAN_S)
     return parser.parse_args()
 
 
-def _bind(listen: str) -> socket.socket:
+def _listen(listen: str) -> socket.socket:
     host, _, port = listen.rpartition(":")
     try:
         address = (host.strip("[]"), int(port))
@@ -51,6 +59,7 @@ def _bind(listen: str) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
+        listener.listen(BACKLOG)
     except OSError as error:
         _refuse(f"--listen {listen}: {error.strerror}; choose another port or stop its owner")
     return listener
@@ -70,12 +79,20 @@ def _lock(data: Path) -> IO[bytes]:
     return lock
 
 
-def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
+def _serve(options: argparse.Namespace, listener: socket.socket, lock: IO[bytes]) -> int:
+    host, port = listener.getsockname()[:2]
+    endpoint = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    # A process of its own: it starts while this one does, and boto3's clients, which would keep
+    # 45 MB, end with it.
+    own_files = (listener.fileno(), lock.fileno())
+    provisioner = get_context("fork").Process(
+        target=_provision, args=(options, endpoint, own_files), daemon=True
+    )
+    provisioner.start()
+
     from console.localaws import server
     from console.localaws.services import Services, Settings
 
-    host, port = listener.getsockname()[:2]
-    endpoint = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     services = Services(
         Settings(
             data=options.data,
@@ -83,18 +100,24 @@ def _serve(options: argparse.Namespace, listener: socket.socket) -> None:
             limited=options.limits,
             stream_bytes_max=int(options.stream_mb * 1_000_000),
             partials_age_s_max=options.partials_age_s,
+            clean_period_s=options.clean_s,
         )
     )
     services.load()
-    server.run(services, listener, lambda: _provision(options, endpoint))
+    return server.run(services, listener.detach(), provisioner, endpoint)
 
 
-def _provision(options: argparse.Namespace, endpoint: str) -> None:
+def _provision(options: argparse.Namespace, endpoint: str, not_ours: tuple[int, int]) -> None:
+    for descriptor in not_ours:
+        os.close(descriptor)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    from console.localaws.identity import REGION
     from console.localaws.provision import BULK_STREAM, URGENT_STREAM, provision
     from popsteer import aws
     from popsteer.config import Aws
 
-    own = Aws(region=options.region, endpoint=endpoint, bucket=options.bucket)
+    own = Aws(region=REGION, endpoint=endpoint, bucket=options.bucket)
     provision(
         aws.kinesis(own),
         aws.dynamodb(own),
@@ -102,7 +125,6 @@ def _provision(options: argparse.Namespace, endpoint: str) -> None:
         shard_counts={BULK_STREAM: options.bulk_shards, URGENT_STREAM: options.urgent_shards},
         bucket=options.bucket,
     )
-    print(f"ready {endpoint}", flush=True)
 
 
 def _refuse(sentence: str) -> NoReturn:

@@ -5,6 +5,7 @@ ever got. Here neither grows.
 """
 
 import io
+import re
 import sys
 from collections import deque
 from typing import Any
@@ -19,9 +20,13 @@ from moto.core.request import (
 )
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
+from console.localaws.identity import REGION
 from console.localaws.messages import Request, Response
 
 METRICS_MAX = 20_000
+
+_SIGNED_FOR = re.compile(r"(Credential=[^/,\s]+/\d{8}/)[^/,\s]+/")
+"""SigV4: access key, date, region. Signatures are not checked."""
 
 
 class Emulator:
@@ -55,10 +60,10 @@ def forget_instances() -> None:
 
 
 def trim_metrics() -> None:
-    """Keep the newest metric data of each region."""
-    for backend in cloudwatch_backends[DEFAULT_ACCOUNT_ID].values():
-        del backend.metric_data[:-METRICS_MAX]
-        backend.paged_metric_data.clear()
+    """Keep the newest metric data."""
+    backend = cloudwatch_backends[DEFAULT_ACCOUNT_ID][REGION]
+    del backend.metric_data[:-METRICS_MAX]
+    backend.paged_metric_data.clear()
 
 
 def _environ(request: Request) -> dict[str, Any]:
@@ -85,7 +90,7 @@ def _environ(request: Request) -> dict[str, Any]:
     for name, value in request.headers.items():
         if name not in ("content-length", "transfer-encoding"):
             key = environ_key_for_header(name)
-            environ[key] = value
+            environ[key] = _SIGNED_FOR.sub(rf"\g<1>{REGION}/", value)
             if should_preserve_original_header_name(name):
                 names[key] = name
     environ[PRESERVED_HEADER_NAMES_ENVIRON_KEY] = names

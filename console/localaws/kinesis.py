@@ -6,22 +6,20 @@ per shard. Only the JSON protocol is spoken; the KCL must run with CBOR switched
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
 import msgspec
 
-from console.localaws import files, record_calls, stream_calls
 from console.localaws import kinesis_api as api
+from console.localaws import record_calls, stream_calls
+from console.localaws.account import Account, Call
 from console.localaws.kinesis_errors import KinesisError
 from console.localaws.messages import Request, Response
 from console.localaws.record_calls import Reply
-from console.localaws.region import Call, Region
 
 TARGET = "Kinesis_20131202."
 CONTENT_TYPE = "application/x-amz-json-1.1"
-DEFAULT_REGION = "us-east-1"
 
 R = TypeVar("R", bound=api.Request)
 
@@ -71,19 +69,10 @@ OPERATIONS: dict[str, Operation] = {
 
 
 class Kinesis:
-    """All regions, on disk below `folder`."""
+    """The streams of the account, behind the JSON protocol."""
 
-    def __init__(self, folder: Path, bytes_max: int, *, limited: bool) -> None:
-        self.folder = folder
-        self.bytes_max = bytes_max
-        self.limited = limited
-        self.regions: dict[str, Region] = {}
-
-    def load(self) -> None:
-        """Take up what an earlier process left."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for folder in sorted(self.folder.iterdir()):
-            self._region(folder.name).load()
+    def __init__(self, account: Account) -> None:
+        self.account = account
 
     def handle(self, request: Request, now_us: int) -> Response:
         """Answer one request; the caller's errors are answers too."""
@@ -109,19 +98,11 @@ class Kinesis:
                 "SerializationException",
                 f"Only {CONTENT_TYPE} is spoken here: set aws.cborEnabled=false.",
             )
-        scope = request.scope
-        call = Call(self._region(scope[0] if scope else DEFAULT_REGION), now_us)
         try:
-            return operation(call, request.body)
+            return operation(Call(self.account, now_us), request.body)
         except msgspec.ValidationError as error:
             raise KinesisError(
                 "ValidationException", f"1 validation error detected: {error}"
             ) from None
         except msgspec.DecodeError as error:
             raise KinesisError("SerializationException", str(error)) from None
-
-    def _region(self, name: str) -> Region:
-        if name not in self.regions:
-            folder = self.folder / files.file_name(name)
-            self.regions[name] = Region(name, folder, self.bytes_max, limited=self.limited)
-        return self.regions[name]

@@ -1,10 +1,6 @@
 """One HTTP request and one answer, whole, as the services of this package see them."""
 
-import re
 from dataclasses import dataclass, field
-
-_SCOPE = re.compile(r"Credential=[^/,]+/\d{8}/([^/,]+)/([^/,]+)/aws4_request")
-"""SigV4: access key, date, region, service. Signatures are not checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +20,6 @@ class Request:
     def target(self) -> str:
         """The operation of a JSON service, as `Kinesis_20131202.PutRecords`, else empty."""
         return self.headers.get("x-amz-target", "")
-
-    @property
-    def scope(self) -> tuple[str, str] | None:
-        """Region and service that the request was signed for."""
-        match = _SCOPE.search(self.headers.get("authorization", ""))
-        return (match[1], match[2]) if match else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import FakeKey, FakeMultipart, S3Backend, s3_backends
 
 from console.localaws import files
+from console.localaws.identity import REGION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -104,7 +105,7 @@ class Objects:
         """Take up what an earlier process left."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in sorted(self.folder.iterdir()):
-            self.backend.create_bucket(folder.name, "us-east-1")
+            self.backend.create_bucket(folder.name, REGION)
             for path in folder.iterdir():
                 if path.suffix == ".new":
                     path.unlink()

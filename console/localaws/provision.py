@@ -30,13 +30,15 @@ def provision(
 ) -> None:
     """Make each stream with its number of shards, its lease table of the same name, the bucket.
 
+    The bucket is last: who finds it finds everything.
+
     Raises:
         botocore.exceptions.ClientError: the account refuses.
     """
-    make_bucket(s3, bucket)
     for stream, shard_count in shard_counts.items():
         make_stream(kinesis, stream, shard_count)
         seed_leases(kinesis, dynamodb, stream, stream)
+    make_bucket(s3, bucket)
 
 
 def make_stream(kinesis: "KinesisClient", name: str, shard_count: int) -> bool:

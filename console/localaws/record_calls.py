@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import msgspec
 
 from console.localaws import kinesis_errors as errors
+from console.localaws.account import Account, Call
+from console.localaws.identity import ACCOUNT
 from console.localaws.kinesis_api import Entry, GetRecords, GetShardIterator, PutRecord, PutRecords
-from console.localaws.region import Call, Region
 from console.localaws.sequence import SECOND_US
 from console.localaws.shardlog import Chunk
-from console.localaws.streams import ACCOUNT, HASH_KEYS, Shard, Stream
+from console.localaws.streams import HASH_KEYS, Shard, Stream
 
 RECORD_BYTES_MAX = 2**20
 REQUEST_BYTES_MAX = 5 * 2**20
@@ -71,12 +72,12 @@ def get_shard_iterator(call: Call, request: GetShardIterator) -> Reply:
 
 def get_records(call: Call, request: GetRecords) -> Reply:
     """Records after an iterator, and the next one; none when a closed shard has been read."""
-    stream, shard, after = _locate(call.region, request.shard_iterator)
+    stream, shard, after = _locate(call.account, request.shard_iterator)
     now_s = call.now_us / SECOND_US
-    if call.region.limited and not shard.limits.admit_read(now_s):
+    if call.account.limited and not shard.limits.admit_read(now_s):
         raise errors.throttled(shard.id, stream.info.name, ACCOUNT)
     chunk = shard.log.read(after, request.limit, int(READ_BYTES_MAX * BASE64_GROWTH))
-    if call.region.limited:
+    if call.account.limited:
         shard.limits.charge_read(int(len(chunk.lines) / BASE64_GROWTH))
     reply: Reply = {
         "Records": msgspec.Raw(b"[" + chunk.lines[:-1].replace(b"\n", b",") + b"]"),
@@ -123,7 +124,7 @@ def _size(entry: Entry, place: int) -> int:
 
 def _place(call: Call, stream: Stream, entry: Entry, size_bytes: int) -> Placed:
     shard = stream.route(entry.partition_key, entry.explicit_hash_key)
-    if call.region.limited and not shard.limits.admit_write(size_bytes, call.now_us / SECOND_US):
+    if call.account.limited and not shard.limits.admit_write(size_bytes, call.now_us / SECOND_US):
         return Placed(entry, size_bytes, shard, None)
     return Placed(entry, size_bytes, shard, call.tick())
 
@@ -184,13 +185,13 @@ def _iterator(stream: Stream, shard: Shard, after: int) -> str:
     return urlsafe_b64encode(f"{stream.info.name}/{shard.id}/{after}".encode()).decode()
 
 
-def _locate(region: Region, iterator: str) -> tuple[Stream, Shard, int]:
+def _locate(account: Account, iterator: str) -> tuple[Stream, Shard, int]:
     try:
         name, shard_id, after = urlsafe_b64decode(iterator).decode().split("/")
         tick = int(after)
     except ValueError:
         raise errors.invalid("Invalid ShardIterator.") from None
-    stream = region.find(name)
+    stream = account.find(name)
     return stream, stream.shard(shard_id), tick
 
 

@@ -6,8 +6,8 @@ Requests are answered one at a time on the event loop; only reading and writing 
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import Awaitable, Callable
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import uvloop
@@ -19,43 +19,56 @@ from console.localaws.services import Services
 
 BODY_BYTES_MAX = 64 * 2**20
 TIDY_PERIOD_S = 0.5
-CLEAN_PERIOD_S = 60.0
 STOP_S_MAX = 1.0
 """After a signal, time for answers on their way; everything is on disk already."""
-BACKLOG = 128
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-def run(services: Services, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve on a bound socket until SIGTERM or SIGINT; `ready` runs once, in a thread."""
-    listener.listen(BACKLOG)
-    uvloop.run(_serve(services, listener, ready))
+def run(services: Services, listener: int, provisioner: BaseProcess, endpoint: str) -> int:
+    """Serve on a listening socket, by its number, until SIGTERM or SIGINT; gives the exit code.
+
+    `provisioner` is a child process that fills us through our own port; when it has succeeded we
+    say `ready` on stdout, and when it has failed we end.
+    """
+    return uvloop.run(_serve(services, listener, provisioner, endpoint))
 
 
-async def _serve(services: Services, listener: socket.socket, ready: Callable[[], None]) -> None:
+async def _serve(services: Services, listener: int, provisioner: BaseProcess, endpoint: str) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, _stop, services, stop)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, services, provisioner, stop)
     async with asyncio.TaskGroup() as tasks:
         chores = [
             tasks.create_task(_repeat(services.tidy, TIDY_PERIOD_S)),
-            tasks.create_task(_repeat(services.clean, CLEAN_PERIOD_S)),
+            tasks.create_task(_repeat(services.clean, services.settings.clean_period_s)),
         ]
-        tasks.create_task(asyncio.to_thread(ready))
+        announced = tasks.create_task(_announce(provisioner, endpoint, stop))
         await serve(
             _application(services), _config(listener), shutdown_trigger=stop.wait, mode="asgi"
         )
         for chore in chores:
             chore.cancel()
+    return announced.result()
 
 
-def _stop(services: Services, stop: asyncio.Event) -> None:
+async def _announce(provisioner: BaseProcess, endpoint: str, stop: asyncio.Event) -> int:
+    await asyncio.to_thread(provisioner.join)
+    if provisioner.exitcode == 0:
+        print(f"ready {endpoint}", flush=True)
+    elif not stop.is_set():
+        stop.set()
+        return 1
+    return 0
+
+
+def _stop(services: Services, provisioner: BaseProcess, stop: asyncio.Event) -> None:
     """End soon, and end surely: a client that holds its connection open must not keep us."""
-    services.close()
     stop.set()
+    provisioner.terminate()
+    services.close()
     asyncio.get_running_loop().call_later(STOP_S_MAX, os._exit, 0)
 
 
@@ -65,9 +78,9 @@ async def _repeat(chore: Callable[[], None], period_s: float) -> None:
         chore()
 
 
-def _config(listener: socket.socket) -> Config:
+def _config(listener: int) -> Config:
     config = Config()
-    config.bind = [f"fd://{listener.detach()}"]
+    config.bind = [f"fd://{listener}"]
     config.accesslog = None
     config.errorlog = "-"
     config.loglevel = "ERROR"

@@ -15,6 +15,7 @@ from uuid import uuid4
 import msgspec
 
 from console.localaws import emulator, kinesis, tables
+from console.localaws.account import Account
 from console.localaws.emulator import Emulator
 from console.localaws.kinesis import Kinesis
 from console.localaws.messages import Request, Response
@@ -34,6 +35,7 @@ class Settings:
     """Whether shards throttle as on AWS."""
     stream_bytes_max: int
     partials_age_s_max: float
+    clean_period_s: float
 
 
 class Services:
@@ -42,15 +44,16 @@ class Services:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.emulator = Emulator()
-        self.kinesis = Kinesis(
+        self.account = Account(
             settings.data / "kinesis", settings.stream_bytes_max, limited=settings.limited
         )
+        self.kinesis = Kinesis(self.account)
         self.objects = Objects(settings.data / "s3")
         self.tables = Tables(settings.data / "dynamodb", time.monotonic)
 
     def load(self) -> None:
         """Take up what an earlier process left."""
-        self.kinesis.load()
+        self.account.load()
         self.tables.load()
         self.objects.load()
 
@@ -69,7 +72,7 @@ class Services:
         self.tables.save()
 
     def clean(self) -> None:
-        """What is due every minute: old partials, unfinished uploads, old metrics."""
+        """What is due now and then: old partials, unfinished uploads, old metrics."""
         before = datetime.now(UTC) - timedelta(seconds=self.settings.partials_age_s_max)
         self.objects.expire(self.settings.bucket, "partials/", before)
         self.objects.abort_uploads(UPLOADS_MAX)

@@ -8,8 +8,8 @@ from itertools import repeat
 
 from console.localaws import kinesis_api as api
 from console.localaws import kinesis_errors as errors
+from console.localaws.account import Call
 from console.localaws.record_calls import Reply, hash_range
-from console.localaws.region import Call
 from console.localaws.sequence import SECOND_US
 from console.localaws.streams import SHARDS_MAX, Shard, Stream
 
@@ -22,7 +22,7 @@ def create_stream(call: Call, request: api.CreateStream) -> Reply:
     count = request.shard_count or (ON_DEMAND_SHARDS if mode == "ON_DEMAND" else None)
     if count is None:
         raise errors.refused("ShardCount is required for a provisioned stream.")
-    stream = call.region.create(request.stream_name, count, call.tick())
+    stream = call.account.create(request.stream_name, count, call.tick())
     stream.info.mode = mode
     stream.info.tags = request.tags
     stream.save()
@@ -31,7 +31,7 @@ def create_stream(call: Call, request: api.CreateStream) -> Reply:
 
 def delete_stream(call: Call, request: api.Describe) -> Reply:
     """Delete a stream and its records."""
-    call.region.delete(call.stream(request))
+    call.account.delete(call.stream(request))
     return {}
 
 
@@ -56,12 +56,12 @@ def describe_stream_summary(call: Call, request: api.Describe) -> Reply:
 def list_streams(call: Call, request: api.ListStreams) -> Reply:
     """The names of the streams."""
     after = request.exclusive_start_stream_name or request.next_token or ""
-    names = sorted(name for name in call.region.streams if name > after)
+    names = sorted(name for name in call.account.streams if name > after)
     page = names[: request.limit]
     more = len(names) > len(page)
     reply: Reply = {
         "StreamNames": page,
-        "StreamSummaries": [_summary(call.region.streams[name]) for name in page],
+        "StreamSummaries": [_summary(call.account.streams[name]) for name in page],
         "HasMoreStreams": more,
     }
     return reply | ({"NextToken": page[-1]} if more else {})
@@ -72,7 +72,7 @@ def list_shards(call: Call, request: api.ListShards) -> Reply:
     name, after = request.stream_name, request.exclusive_start_shard_id
     if request.next_token is not None:
         name, after = _page_start(request.next_token)
-    stream = call.region.find(name, request.stream_arn)
+    stream = call.account.find(name, request.stream_arn)
     shards = _after(_filtered(stream, request.shard_filter), after)
     page = shards[: request.max_results]
     reply: Reply = {"Shards": [_shard(shard) for shard in page]}
@@ -151,7 +151,7 @@ def stop_encryption(call: Call, request: api.Encryption) -> Reply:
 
 def update_stream_mode(call: Call, request: api.UpdateStreamMode) -> Reply:
     """Note the capacity mode."""
-    stream = call.region.find(None, request.stream_arn)
+    stream = call.account.find(None, request.stream_arn)
     stream.info.mode = request.stream_mode_details.stream_mode
     stream.save()
     return {}
@@ -164,7 +164,7 @@ def add_tags(call: Call, request: api.AddTags) -> Reply:
 
 def tag_resource(call: Call, request: api.TagResource) -> Reply:
     """Tag a stream, by ARN."""
-    return _tag(call.region.find(None, request.resource_arn), request.tags)
+    return _tag(call.account.find(None, request.resource_arn), request.tags)
 
 
 def remove_tags(call: Call, request: api.RemoveTags) -> Reply:
@@ -174,7 +174,7 @@ def remove_tags(call: Call, request: api.RemoveTags) -> Reply:
 
 def untag_resource(call: Call, request: api.UntagResource) -> Reply:
     """Remove tags, by ARN."""
-    return _untag(call.region.find(None, request.resource_arn), request.tag_keys)
+    return _untag(call.account.find(None, request.resource_arn), request.tag_keys)
 
 
 def list_tags(call: Call, request: api.RemoveTags) -> Reply:
@@ -185,12 +185,12 @@ def list_tags(call: Call, request: api.RemoveTags) -> Reply:
 
 def list_tags_of_resource(call: Call, request: api.UntagResource) -> Reply:
     """The tags of a stream, by ARN."""
-    return {"Tags": _tags(call.region.find(None, request.resource_arn))}
+    return {"Tags": _tags(call.account.find(None, request.resource_arn))}
 
 
 def describe_limits(call: Call, _request: api.DescribeLimits) -> Reply:
     """What an account may have."""
-    count = sum(len(stream.open_shards) for stream in call.region.streams.values())
+    count = sum(len(stream.open_shards) for stream in call.account.streams.values())
     return {
         "ShardLimit": SHARDS_MAX,
         "OpenShardCount": count,

@@ -15,10 +15,10 @@ import msgspec
 
 from console.localaws import files, sequence
 from console.localaws import kinesis_errors as errors
+from console.localaws.identity import ACCOUNT, REGION
 from console.localaws.limits import ShardLimits
 from console.localaws.shardlog import ShardLog
 
-ACCOUNT = "123456789012"
 HASH_KEYS = 2**128
 SEGMENT_BYTES_MAX = 4 * 2**20
 SEGMENTS_MIN = 16
@@ -43,7 +43,6 @@ class StreamInfo(msgspec.Struct):
     """What is known of a stream besides its records."""
 
     name: str
-    region: str
     created: int
     mode: str = "PROVISIONED"
     retention_hours: int = RETENTION_HOURS
@@ -108,7 +107,7 @@ class Stream:
     @property
     def arn(self) -> str:
         """Its Amazon resource name."""
-        return f"arn:aws:kinesis:{self.info.region}:{ACCOUNT}:stream/{self.info.name}"
+        return f"arn:aws:kinesis:{REGION}:{ACCOUNT}:stream/{self.info.name}"
 
     @property
     def size_bytes(self) -> int:

@@ -1,8 +1,8 @@
 """DynamoDB tables on disk, behind moto's DynamoDB: one JSON file a table, replaced whole.
 
-A table is written before the request that changed it is answered, as long as that is cheap; a
-large one is written at most for a twentieth of the time, so its file is a little old. For a KCL
-daemon the lease table, the coordinator state and the worker metrics thus survive a kill exactly.
+A small table is written before the request that changed it is answered, so for a KCL daemon the
+lease table, the coordinator state and the worker metrics survive a kill exactly. A large one is
+written every half second, or less often where that would take more than a twentieth of the time.
 Streams of tables, back-ups and imports do not survive.
 """
 
@@ -17,10 +17,12 @@ from moto.dynamodb.models import DynamoDBBackend, dynamodb_backends
 from moto.dynamodb.models.table import Table
 
 from console.localaws import files
+from console.localaws.identity import REGION
 from console.localaws.messages import Request
 
 TARGET = "DynamoDB_20120810."
 READS = ("Get", "BatchGet", "TransactGet", "Query", "Scan", "Describe", "List")
+SMALL_ITEMS = 1000
 REST_FACTOR = 20
 """A save that took a second is followed by 20 s without one."""
 
@@ -37,6 +39,7 @@ class TableFile(msgspec.Struct):
     global_indexes: list[Json]
     local_indexes: list[Json]
     throughput: Json
+    warm_throughput: Json
     billing_mode: str | None
     deletion_protection: bool | None
     tags: list[Json]
@@ -52,21 +55,22 @@ class Named(msgspec.Struct, rename="pascal"):
 
 
 class Tables:
-    """The tables of all regions, on disk below `folder`."""
+    """The tables of the one DynamoDB backend, on disk below `folder`."""
 
     def __init__(self, folder: Path, clock_s: Callable[[], float]) -> None:
         self.folder = folder
         self.clock_s = clock_s
+        self.backend: DynamoDBBackend = dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION]
         self.dirty: set[str] = set()
-        """Names of changed tables, in whatever region."""
+        """Names of changed tables."""
         self.not_before_s = 0.0
 
     def load(self) -> None:
         """Take up what an earlier process left."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(self.folder.glob("*/*.json")):
+        for path in sorted(self.folder.glob("*.json")):
             kept = msgspec.json.decode(path.read_bytes(), type=TableFile)
-            _restore(dynamodb_backends[DEFAULT_ACCOUNT_ID][path.parent.name], kept)
+            _restore(self.backend, kept)
 
     def note(self, request: Request) -> None:
         """A DynamoDB request was answered: remember what it may have changed, and save."""
@@ -78,35 +82,34 @@ class Tables:
         except msgspec.MsgspecError:
             name = None
         self.dirty |= {name.rpartition("/")[2]} if name else self._names()
-        self.save()
+        for name in [name for name in self.dirty if self._is_small(name)]:
+            self._save_table(name)
 
     def save(self, *, at_once: bool = False) -> None:
-        """Write the changed tables, unless the last save was too dear to follow so soon."""
+        """Write the changed tables, unless the last time took too long to follow so soon."""
         start_s = self.clock_s()
         if not self.dirty or (start_s < self.not_before_s and not at_once):
             return
-        for region, backend in _backends():
-            for name in self.dirty:
-                self._save_table(region, name, backend.tables.get(name))
-        self.dirty.clear()
+        for name in list(self.dirty):
+            self._save_table(name)
         end_s = self.clock_s()
         self.not_before_s = end_s + REST_FACTOR * (end_s - start_s)
 
-    def _save_table(self, region: str, name: str, table: Table | None) -> None:
-        path = self.folder / region / f"{files.file_name(name)}.json"
+    def _is_small(self, name: str) -> bool:
+        return len(self.backend.tables.get(name, ())) <= SMALL_ITEMS
+
+    def _save_table(self, name: str) -> None:
+        self.dirty.discard(name)
+        table = self.backend.tables.get(name)
+        path = self.folder / f"{files.file_name(name)}.json"
         if table is None:
             path.unlink(missing_ok=True)
             return
-        path.parent.mkdir(exist_ok=True)
         files.replace(path, msgspec.json.encode(_kept(table)))
 
     def _names(self) -> set[str]:
-        on_disk = {path.stem for path in self.folder.glob("*/*.json")}
-        return on_disk.union(*(backend.tables for _, backend in _backends()))
-
-
-def _backends() -> list[tuple[str, DynamoDBBackend]]:
-    return list(dynamodb_backends[DEFAULT_ACCOUNT_ID].items())
+        on_disk = {path.stem for path in self.folder.glob("*.json")}
+        return on_disk.union(self.backend.tables)
 
 
 def _kept(table: Table) -> TableFile:
@@ -118,6 +121,7 @@ def _kept(table: Table) -> TableFile:
         global_indexes=[index.describe() for index in table.global_indexes],
         local_indexes=[index.describe() for index in table.indexes],
         throughput=table.throughput,
+        warm_throughput=table.warm_throughput,
         billing_mode=table.billing_mode,
         deletion_protection=table.deletion_protection_enabled,
         tags=table.tags,
@@ -140,7 +144,7 @@ def _restore(backend: DynamoDBBackend, kept: TableFile) -> None:
         sse_specification=None,
         tags=kept.tags,
         deletion_protection_enabled=kept.deletion_protection,
-        warm_throughput=None,
+        warm_throughput=kept.warm_throughput,
     )
     # moto's times are UTC without saying so.
     table.created_at = datetime.fromtimestamp(kept.created_s, UTC).replace(tzinfo=None)

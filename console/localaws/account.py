@@ -1,4 +1,4 @@
-"""All streams of one region, and what they share: the ticker, the disk, the settings."""
+"""All streams, and what they share: the ticker, the disk, the settings."""
 
 import shutil
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from pathlib import Path
 
 from console.localaws import files
 from console.localaws import kinesis_errors as errors
+from console.localaws.identity import ACCOUNT
 from console.localaws.kinesis_api import OnStream
 from console.localaws.sequence import Ticker
-from console.localaws.streams import ACCOUNT, Stream, StreamInfo
+from console.localaws.streams import Stream, StreamInfo
 
 
-class Region:
+class Account:
     """The streams by name; the only place that makes and deletes them."""
 
-    def __init__(self, name: str, folder: Path, bytes_max: int, *, limited: bool) -> None:
-        self.name = name
+    def __init__(self, folder: Path, bytes_max: int, *, limited: bool) -> None:
         self.folder = folder
         self.bytes_max = bytes_max
         self.limited = limited
@@ -41,7 +41,7 @@ class Region:
         folder = self.folder / files.file_name(name)
         # A kill between the first log and stream.json leaves a folder without a description.
         shutil.rmtree(folder, ignore_errors=True)
-        stream = Stream(StreamInfo(name, self.name, tick), folder, self.bytes_max)
+        stream = Stream(StreamInfo(name, tick), folder, self.bytes_max)
         stream.cut(shard_count, tick)
         self.streams[name] = stream
         return stream
@@ -69,13 +69,13 @@ class Region:
 class Call:
     """What every call of the API knows besides its request."""
 
-    region: Region
+    account: Account
     now_us: int
 
     def stream(self, request: OnStream) -> Stream:
         """The stream that a request is about."""
-        return self.region.find(request.stream_name, request.stream_arn)
+        return self.account.find(request.stream_name, request.stream_arn)
 
     def tick(self) -> int:
         """The next place in the order of things."""
-        return self.region.ticker.next(self.now_us)
+        return self.account.ticker.next(self.now_us)
