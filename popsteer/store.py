@@ -67,7 +67,7 @@ class S3Store:
                 answer = self._client.get_object(Bucket=self._bucket, Key=key)
             return Stored(answer["Body"].read(), answer["ETag"])
         except ClientError as error:
-            if _status(error) in {304, 404}:
+            if _status(error) in {304, 404} and _code(error) != "NoSuchBucket":
                 return None
             raise StoreError(f"s3://{self._bucket}/{key}: {error}") from error
         except (BotoCoreError, OSError) as error:
@@ -78,6 +78,9 @@ class S3Store:
         try:
             self._put(key, body, {"IfNoneMatch": "*"})
         except ConflictError:
+            # A concurrent write that made S3 refuse ours (409) may itself have failed.
+            if self.read(key) is None:
+                raise
             return False
         return True
 
