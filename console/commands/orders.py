@@ -16,8 +16,9 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from console.reasons import order_text
 from console.running import find_config
-from console.units import duration_ms, duration_text, rate_bps, rate_text
+from console.units import duration_ms, duration_text, rate_bps
 from popsteer import clock
 from popsteer import orders as book
 from popsteer.config import Config
@@ -107,16 +108,6 @@ def orders(*, end: End = None, json: Json = False, file: File = None) -> None:
         Console().print(_table(live, now_ms))
     else:
         print("no orders are in force")
-
-
-def order_text(order: Order) -> str:
-    """What an order says, in words."""
-    return {
-        OrderKind.DRAIN: f"drain {order.pop}",
-        OrderKind.PIN: f"pin {order.prefix} to {order.pop}",
-        OrderKind.CAP: f"cap {order.pop} at {rate_text(order.value_bps)}",
-        OrderKind.FREEZE: "freeze the table",
-    }[order.kind]
 
 
 def _order(
