@@ -4,15 +4,16 @@ Every refusal names the file, the key, the value and what would be valid.
 """
 
 import difflib
+import ipaddress
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from popsteer.config import Config, Section
+from popsteer.config import Config, Pop, Section
 from popsteer.errors import ConfigError
-from popsteer.names import dns_name, pop_id
+from popsteer.names import ID_RULE, dns_name, is_id
 
 
 def load(path: Path) -> Config:
@@ -91,15 +92,13 @@ def _value_at(raw: Any, key: str) -> Any:
 
 def _check(config: Config, path: Path) -> None:
     """What types cannot say: ids are unique and names refer to something."""
-    ids = [pop_id(pop.id) for pop in config.pop]
-    if twice := {i for i in ids if ids.count(i) > 1}:
-        raise ConfigError(f"{path}: pop.id {min(twice)!r} stands twice; ids are unique")
-    for pop in config.pop:
-        if pop.location and not (abs(pop.location[0]) <= 90 and abs(pop.location[1]) <= 180):
-            raise ConfigError(
-                f"{path}: pop {pop.id}: location = {list(pop.location)}: write [latitude, "
-                "longitude] in degrees"
-            )
+    ids = [pop.id for pop in config.pop]
+    try:
+        _check_ids(ids, "pop.id")
+        for pop in config.pop:
+            _check_pop(pop)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     for service in config.service:
         for name in service.pops:
             if name != "*" and name not in ids:
@@ -115,3 +114,31 @@ def _check(config: Config, path: Path) -> None:
         _ = config.dns.addresses
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _check_pop(pop: Pop) -> None:
+    where = f"pop {pop.id}:"
+    if pop.location and not (abs(pop.location[0]) <= 90 and abs(pop.location[1]) <= 180):
+        raise ConfigError(
+            f"{where} location = {list(pop.location)}: write [latitude, longitude] in degrees"
+        )
+    for key, addresses, family in (
+        ("ipv4", pop.ipv4, ipaddress.IPv4Address),
+        ("ipv6", pop.ipv6, ipaddress.IPv6Address),
+    ):
+        for address in addresses:
+            try:
+                family(address)
+            except ValueError:
+                raise ConfigError(
+                    f"{where} {key} = {address!r}: write an IPv{key[-1]} address"
+                ) from None
+    _check_ids([link.id for link in pop.link], f"{where} link.id")
+
+
+def _check_ids(ids: list[str], key: str) -> None:
+    for text in ids:
+        if not is_id(text):
+            raise ConfigError(f"{key} {text!r}: {ID_RULE}")
+    if twice := {i for i in ids if ids.count(i) > 1}:
+        raise ConfigError(f"{key} {min(twice)!r} stands twice; ids are unique")

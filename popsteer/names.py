@@ -31,18 +31,26 @@ IPV6_BIT = 0x80
 LENGTH_MASK = 0x7F
 U64_MAX = 2**64 - 1
 
+ID_RULE = "use 1 to 32 lower-case letters, digits or inner hyphens, as in fra1"
 _ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
 Net = NDArray[np.uint64]
 Plen = NDArray[np.uint8]
 
 
+def is_id(text: str) -> bool:
+    """Whether it may name a POP or a link; see `ID_RULE`."""
+    return _ID.fullmatch(text) is not None
+
+
 def pop_id(text: str) -> PopId:
-    """A checked POP id: lower-case letters, digits and inner hyphens, at most 32 characters."""
-    if not _ID.fullmatch(text):
-        raise ConfigError(
-            f"POP id {text!r}: use 1 to 32 lower-case letters, digits or inner hyphens, as in fra1"
-        )
+    """A checked POP id.
+
+    Raises:
+        ConfigError: it breaks `ID_RULE`.
+    """
+    if not is_id(text):
+        raise ConfigError(f"POP id {text!r}: {ID_RULE}")
     return PopId(text)
 
 
