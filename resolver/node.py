@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from popsteer.clock import age_s, now_ms
 from popsteer.config import Config
 from popsteer.errors import StoreError
 from popsteer.names import SourceId
-from popsteer.sink import Sink, open_sink
 from popsteer.telemetry import OncePerKey, logger
 from resolver.cookies import CookieSecret
 from resolver.counts import Counts
@@ -26,6 +26,9 @@ from resolver.kept import keep, make_folder, read_kept
 from resolver.route import outlook_of
 from resolver.tables import Refusals, View, open_source
 from resolver.worker import Report, Update
+
+if TYPE_CHECKING:
+    from popsteer.sink import Sink
 
 TICK_S = 1.0
 """How often workers are told of expiries and asked for their counts."""
@@ -62,12 +65,15 @@ class Node:
         rng = Random()  # noqa: S311 -- spreads checks, guards nothing
         return Prober(self._config, self._config.health, kept, rng, self.tell)
 
-    def _open_sink(self) -> Sink | None:
+    def _open_sink(self) -> "Sink | None":
         """Demand goes to Kinesis, unless this node stands alone."""
         config = self._config
         alone = bool(config.table.path) or not config.trust.public_keys
         if alone and not config.aws.endpoint:
             return None
+        # boto3 takes half a second to import, and a node that stands alone never needs it.
+        from popsteer.sink import open_sink
+
         folder = make_folder(config.data_dir / "resolver")
         return open_sink(config.aws, folder, SPILL_BYTES_MAX)
 
@@ -163,7 +169,7 @@ class Node:
             if await asyncio.to_thread(_stamps, self._config) != self._stamps:
                 self.reload_zones()
 
-    async def _send(self, sink: Sink) -> None:
+    async def _send(self, sink: "Sink") -> None:
         """Run the sink; at the end give what is in memory a moment to go out."""
         running = asyncio.create_task(sink.run())
         try:

@@ -19,6 +19,7 @@ from resolver.zone import (
     HTTPS,
     MX,
     NS,
+    SOA,
     SRV,
     SVCB,
     A,
@@ -32,7 +33,10 @@ from resolver.zone import (
 )
 
 CHAIN_MAX = 16
-"""Aliases that one answer follows, as BIND does."""
+"""Aliases that one answer follows; more, or a loop, is SERVFAIL, as BIND has it."""
+
+BESIDE_CNAME = frozenset({CNAME, ANY, 24, 25, 30, 46, 47})
+"""Types that may stand beside a CNAME, or mean the alias itself: never followed (RFC 4035 §2.5)."""
 
 Steer = Callable[[Steered, bool], Decision]
 """The route for the client at hand: service, whether IPv6 is wanted."""
@@ -72,23 +76,29 @@ def resolve(name: Labels, qtype: int, resolver: Resolver) -> Sections:
     for _ in range(CHAIN_MAX):
         key = lower(name)
         zone = resolver.zones.enclosing(key, qtype)
-        if zone is None or key in seen:
-            if not seen:
+        if zone is None:
+            if not made.answer:
                 made.rcode = Rcode.REFUSED
             break
-        seen.add(key)
         match = zone.find(key, qtype)
         if match.outcome is Outcome.DELEGATED:
             _refer(made, zone, match.node)
             break
         made.authoritative = True
+        if key in seen:
+            made.rcode = Rcode.SERVFAIL
+            break
+        seen.add(key)
         alias = _alias(made, zone, match, name, qtype)
         if alias is None:
             if made.rcode is Rcode.NOERROR and match.outcome is Outcome.FOUND:
                 _data(made, zone, match.node, name, qtype, resolver)
             break
         name = alias
-    _additional(made, resolver.zones)
+    else:
+        made.rcode = Rcode.SERVFAIL
+    if qtype != ANY:
+        _additional(made, resolver.zones)
     return made
 
 
@@ -96,18 +106,20 @@ def _alias(made: Sections, zone: Zone, match: Match, name: Labels, qtype: int) -
     """Answer what renames the name and give its new name; None where nothing does."""
     if match.outcome is Outcome.NXDOMAIN:
         made.rcode = Rcode.NXDOMAIN
-        made.authority.append(zone.negative_soa())
+        # Who asks for the SOA of no name looks for zone cuts, and one may come: not to be cached.
+        soa = zone.negative_soa()
+        made.authority.append(replace(soa, ttl_s=0) if qtype == SOA else soa)
         return None
     rrsets = match.node.rrsets
     if match.outcome is Outcome.RENAMED:
-        return _rename(made, match.node, name)
-    if CNAME not in rrsets or qtype in {CNAME, ANY} or qtype in rrsets:
+        return _rename(made, match.node, name, qtype)
+    if CNAME not in rrsets or qtype in BESIDE_CNAME or qtype in rrsets:
         return None
     made.answer.append(replace(rrsets[CNAME], owner=name))
     return rrsets[CNAME].rdatas[0].target
 
 
-def _rename(made: Sections, node: Node, name: Labels) -> Labels | None:
+def _rename(made: Sections, node: Node, name: Labels, qtype: int) -> Labels | None:
     """RFC 6672 §3.2: the DNAME and a CNAME made from it with the same TTL."""
     dname = node.rrsets[DNAME]
     made.answer.append(dname)
@@ -118,7 +130,8 @@ def _rename(made: Sections, node: Node, name: Labels) -> Labels | None:
         made.rcode = Rcode.YXDOMAIN
         return None
     made.answer.append(RRset(name, CNAME, dname.ttl_s, (Rdata((renamed,), renamed),)))
-    return renamed
+    # Who asks for the alias itself has it now.
+    return None if qtype in {CNAME, ANY} else renamed
 
 
 def _refer(made: Sections, zone: Zone, cut: Node) -> None:
