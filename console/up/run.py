@@ -187,7 +187,7 @@ def _sample(own: World) -> Prefix:
 
 
 def _programs(folder: Path, config_path: Path, aws: Address) -> list[list[Program]]:
-    """In waves of stopping: who asks first, the AWS that all lean on last."""
+    """In waves of stopping: who watches before what is watched, the AWS that all lean on last."""
 
     def command(name: str) -> Program:
         arguments = ("-m", "console.cli", name, "--config", str(config_path))
@@ -198,7 +198,7 @@ def _programs(folder: Path, config_path: Path, aws: Address) -> list[list[Progra
     )
     lab = Program("lab", ("-m", "console.lab", "--config", str(config_path)))
     return [
-        [lab, command("probe"), command("console")],
-        [command("serve"), command("plan"), command("aggregate")],
+        [command("serve"), command("plan"), command("console")],
+        [command("probe"), lab, command("aggregate")],
         [local_aws],
     ]
