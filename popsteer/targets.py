@@ -36,33 +36,37 @@ def load(path: Path) -> Targets:
     Raises:
         ConfigError: names the file, the line and what was expected.
     """
-    prefixes: list[Prefix] = []
-    addresses: list[str] = []
-    weights: list[float] = []
+    rows: list[tuple[Prefix, str, float]] = []
+    line = 1
     try:
         with path.open(newline="") as file:
             reader = csv.reader(file)
             if tuple(next(reader, ())) != HEADER:
-                raise ConfigError(f"{path}:1: expected the header {','.join(HEADER)}")
+                raise ConfigError(f"expected the header {','.join(HEADER)}")
             for row in reader:
-                prefix, address, weight = row
-                prefixes.append(Prefix.parse(prefix))
-                addresses.append(address)
-                weights.append(float(weight))
-                if not 0 <= weights[-1] < float("inf"):
-                    raise ValueError(f"weight {weight} is not a demand in bits/s")
+                line = reader.line_num
+                rows.append(_row(row))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(
-            f"{path}:{len(weights) + 2}: expected {','.join(HEADER)}: {error}"
-        ) from None
-    except ConfigError as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise ConfigError(f"{path}:{len(prefixes) + 2}: {error}") from None
-    net, plen = prefix_arrays(prefixes)
-    return Targets(net, plen, tuple(addresses), np.array(weights, np.float64))
+    except (ConfigError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}:{line}: {error}") from None
+    net, plen = prefix_arrays(prefix for prefix, _, _ in rows)
+    weights = np.array([weight for _, _, weight in rows], np.float64)
+    return Targets(net, plen, tuple(address for _, address, _ in rows), weights)
+
+
+def _row(row: list[str]) -> tuple[Prefix, str, float]:
+    if len(row) != len(HEADER):
+        raise ConfigError(f"expected {','.join(HEADER)}, found {','.join(row)!r}")
+    prefix, address, weight = row
+    Prefix.of_address(address)
+    try:
+        weight_bps = float(weight)
+    except ValueError:
+        weight_bps = -1.0
+    if not 0 <= weight_bps < float("inf"):
+        raise ConfigError(f"weight {weight!r}: write a demand in bits/s, 0 when unknown")
+    return Prefix.parse(prefix), address, weight_bps
 
 
 def save(path: Path, targets: Targets) -> None:

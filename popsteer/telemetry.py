@@ -34,6 +34,8 @@ def configure(component: str, level: int = logging.INFO) -> Logger:
 
 def logger() -> Logger:
     """The logger of this process; before `configure` it writes to nobody's stdout."""
+    if not structlog.is_configured():
+        structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
     log: Logger = structlog.get_logger()
     return log
 

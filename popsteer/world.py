@@ -6,8 +6,11 @@ somebody's real address: /24 of 10.0.0.0/8 and, every tenth, /48 of 2001:db8::/3
 metro are neighbours, and within a metro demand is spread by Zipf's law.
 """
 
+import zlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +30,9 @@ RESIDUAL_BASE_MS = 180.0
 """The residual bank was recorded on paths of about this RTT, so it is applied as a ratio."""
 
 F64 = NDArray[np.float64]
+
+_DAMAGED = (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error)
+"""What numpy raises on a file that is cut or is something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +86,12 @@ def load(path: Path, prefixes: int) -> World:
         ConfigError: no such file, or an array is missing or of the wrong shape.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = _arrays(path)
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such world file; leave --world out to use a generated world"
         ) from None
-    except (OSError, ValueError) as error:
+    except _DAMAGED as error:
         raise ConfigError(f"{path}: not a world file: {error}") from None
     try:
         return _from_arrays(arrays, prefixes, _bank(path))
@@ -130,9 +135,9 @@ def read(path: Path) -> World:
         ConfigError: no such file, or not a saved world.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {field.name: file[field.name] for field in fields(World)}
-    except (OSError, ValueError, KeyError) as error:
+        found = _arrays(path)
+        arrays: dict[str, Any] = {field.name: found[field.name] for field in fields(World)}
+    except (*_DAMAGED, KeyError) as error:
         raise ConfigError(f"{path}: not a saved world: {error}") from None
     arrays["pops"] = tuple(arrays["pops"].tolist())
     arrays["metros"] = tuple(arrays["metros"].tolist())
@@ -140,9 +145,19 @@ def read(path: Path) -> World:
     return World(**arrays)
 
 
+def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    # Opened here, because numpy leaves a damaged file open.
+    with path.open("rb") as raw:
+        file = np.load(raw, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise TypeError("a single array")
+        return {name: file[name] for name in file.files}
+
+
 def _from_arrays(
     arrays: dict[str, NDArray[np.generic]], prefixes: int, bank: tuple[F64, float]
 ) -> World:
+    _check_shapes(arrays)
     users = _f64(arrays["demand_by_utc_hour"])
     at = arrays["pop_index"].astype(np.int64)
     demand = users * BPS_PER_USER
@@ -168,6 +183,27 @@ def _from_arrays(
         residual=bank[0],
         residual_step_s=bank[1],
     )
+
+
+def _check_shapes(arrays: dict[str, NDArray[np.generic]]) -> None:
+    pops, metros = len(arrays["pop_code"]), len(arrays["metro"])
+    shapes = {
+        "pop_index": (pops,),
+        "pop_capacity_share": (pops,),
+        "metro_lat": (metros,),
+        "metro_lon": (metros,),
+        "rtt_ms": (metros, pops),
+        "rtt_mdev_ms": (metros, pops),
+        "demand_by_utc_hour": (24, metros),
+    }
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} is {arrays[name].shape}, not {shape}")
+        if not np.isfinite(_f64(arrays[name])).all():
+            raise ValueError(f"{name} has a value that is no number")
+    at = arrays["pop_index"].astype(np.int64)
+    if ((at < 0) | (at >= metros)).any():
+        raise ValueError(f"pop_index names metro {int(at.max())} of {metros}")
 
 
 def _f64(array: NDArray[np.generic]) -> F64:
