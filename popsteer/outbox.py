@@ -142,6 +142,6 @@ class Outbox:
             and all(record.segment is None for record in queue.records)
         ]
 
-    def sources(self) -> list[SourceId]:
-        """Sources with waiting records."""
-        return [source for source, queue in self._queues.items() if queue.records]
+    def backlogged(self) -> bool:
+        """Whether any source has more than one record waiting."""
+        return any(len(queue.records) > 1 for queue in self._queues.values())

@@ -155,7 +155,8 @@ _TYPES: dict[Kind, type[RttBatch] | type[DemandBatch] | type[SignalBatch]] = {
     Kind.SIGNAL: SignalBatch,
 }
 _SCHEMAS = {kind: pa.schema(columns) for kind, columns in _COLUMNS.items()}
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd")
+# Columns are small: handing each to a thread costs more than compressing it.
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
 
 
 def rows(batch: Batch) -> int:

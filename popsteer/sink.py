@@ -39,8 +39,8 @@ MEMORY_BYTES_MAX = 32 * 1024 * 1024
 """For each outbox."""
 CALLS_MAX = 4
 """Calls under way at once, for each stream."""
-LINGER_S = {Urgency.URGENT: 0.0, Urgency.BULK: 0.02}
-"""How long a call waits for company."""
+LINGER_S = {Urgency.URGENT: 0.0, Urgency.BULK: 0.1}
+"""How long a call waits for records of other sources; a source with a backlog does not wait."""
 DRAIN_WINDOW = 64
 """Records from disk that may be in an outbox at once."""
 TICK_S = 0.25
@@ -185,7 +185,8 @@ class Sink:
             self._evict(outlet, outlet.outbox.stuck(self._clock() - SPILL_AFTER_S))
             if not self._closing:
                 await self._refill(outlet)
-            await asyncio.sleep(LINGER_S[outlet.urgency])
+            if not outlet.outbox.backlogged():
+                await asyncio.sleep(LINGER_S[outlet.urgency])
             while outlet.calls < CALLS_MAX and (picked := outlet.outbox.pick(self._clock())):
                 outlet.calls += 1
                 tasks.create_task(self._call(outlet, picked))
