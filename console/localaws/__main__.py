@@ -5,6 +5,7 @@ Exit codes: 0 after SIGTERM or SIGINT, 2 when it cannot start, with one sentence
 """
 
 import argparse
+import ctypes
 import fcntl
 import os
 import signal
@@ -21,6 +22,8 @@ PARTIALS_AGE_S = 7200.0
 CLEAN_S = 60.0
 CANNOT_START = 2
 BACKLOG = 128
+M_MMAP_THRESHOLD = -3
+LARGE_BLOCK_BYTES = 128 * 1024
 
 
 def main() -> None:
@@ -104,6 +107,7 @@ def _serve(options: argparse.Namespace, listener: socket.socket, lock: IO[bytes]
         )
     )
     services.load()
+    _return_large_blocks()
     return server.run(services, listener.detach(), provisioner, endpoint)
 
 
@@ -125,6 +129,16 @@ def _provision(options: argparse.Namespace, endpoint: str, not_ours: tuple[int, 
         shard_counts={BULK_STREAM: options.bulk_shards, URGENT_STREAM: options.urgent_shards},
         bucket=options.bucket,
     )
+
+
+def _return_large_blocks() -> None:
+    """Tell glibc to hand freed request bodies back to the kernel, at whatever size (mallopt(3)).
+
+    By default it raises its threshold to the largest block it has seen freed, and keeps the rest.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)
 
 
 def _refuse(sentence: str) -> NoReturn:

@@ -8,6 +8,8 @@ import io
 import re
 import sys
 from collections import deque
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from moto.cloudwatch.models import cloudwatch_backends
@@ -24,16 +26,25 @@ from console.localaws.identity import REGION
 from console.localaws.messages import Request, Response
 
 METRICS_MAX = 20_000
+BACKENDS_MAX = 64
 
 _SIGNED_FOR = re.compile(r"(Credential=[^/,\s]+/\d{8}/)[^/,\s]+/")
 """SigV4: access key, date, region. Signatures are not checked."""
+
+
+class Dispatcher(DomainDispatcherApplication):  # type: ignore[misc]
+    """moto's dispatcher, which else reads its own folder anew for each request."""
+
+    def __init__(self, create_app: Callable[[Any], Any]) -> None:
+        super().__init__(create_app)
+        self.get_backend_for_host = lru_cache(BACKENDS_MAX)(super().get_backend_for_host)
 
 
 class Emulator:
     """moto's WSGI application for every service but Kinesis."""
 
     def __init__(self) -> None:
-        self.app = DomainDispatcherApplication(create_backend_app)
+        self.app = Dispatcher(create_backend_app)
         forget_instances()
 
     def handle(self, request: Request) -> Response:

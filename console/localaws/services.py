@@ -68,15 +68,15 @@ class Services:
             return _failure()
 
     def tidy(self) -> None:
-        """What is due every half second: tables that were too dear to write at once."""
+        """What is due every half second: large tables, old metrics."""
         self.tables.save()
+        emulator.trim_metrics()
 
     def clean(self) -> None:
-        """What is due now and then: old partials, unfinished uploads, old metrics."""
+        """What is due every minute or so: old partials, unfinished uploads."""
         before = datetime.now(UTC) - timedelta(seconds=self.settings.partials_age_s_max)
         self.objects.expire(self.settings.bucket, "partials/", before)
         self.objects.abort_uploads(UPLOADS_MAX)
-        emulator.trim_metrics()
 
     def close(self) -> None:
         """Write what is not on disk yet."""
