@@ -21,6 +21,7 @@ from resolver.wire import (
     AA,
     CD,
     HEADER_BYTES,
+    OPCODE_SHIFT,
     OPT,
     QR,
     RD,
@@ -42,7 +43,7 @@ TCP_BYTES_MAX = 65_535
 TCP_IDLE_S = 10
 """How long an idle connection is kept; told to clients that ask (RFC 7828)."""
 
-IN, CH, ANY_CLASS = 1, 3, 255
+IN, CH, HS, CLASS_0, CLASS_NONE, CLASS_ANY = 1, 3, 4, 0, 254, 255
 META_FIRST, IXFR, AXFR, MAILB, MAILA = 128, 251, 252, 253, 254
 _NSID, _KEEPALIVE, _EDE = 3, 11, 15
 _EDE_NOT_AUTHORITATIVE = 20
@@ -163,7 +164,7 @@ def _judge(query: Query, asked: Asked, client: Client) -> Sections | None:
     if question is None:
         # RFC 7873 §5.4: a query without question fetches a cookie.
         return Sections(Rcode.FORMERR if asked.cookie is None else Rcode.NOERROR)
-    if query.signed:
+    if query.tsig is not None:
         # RFC 8945 §5.2.1: there is no key that we share.
         return Sections(Rcode.NOTAUTH)
     return _judge_question(question, client)
@@ -173,16 +174,16 @@ def _judge_question(question: Question, client: Client) -> Sections | None:
     qtype = question.qtype
     if question.qclass == CH and question.key == STATUS_NAME and client.local:
         return None
-    if question.qclass not in {IN, ANY_CLASS}:
-        return Sections(Rcode.REFUSED)
+    if question.qclass in {CLASS_0, CLASS_NONE, CLASS_ANY}:
+        return Sections(Rcode.FORMERR)
+    if question.qclass != IN:
+        return Sections(Rcode.REFUSED if question.qclass in {CH, HS} else Rcode.NOTIMP)
     if qtype in {AXFR, IXFR}:
-        # RFC 5936 §4.2: AXFR has no meaning over UDP. Nobody is on the list of secondaries.
-        over_udp = qtype == AXFR and client.transport is Transport.UDP
-        return Sections(Rcode.FORMERR if over_udp else Rcode.REFUSED)
+        return Sections(Rcode.REFUSED)
     if qtype in {MAILA, MAILB}:
         return Sections(Rcode.NOTIMP)
     # RFC 6895 §3.1: 128 to 255 are no data; but for ANY nobody can ask for them.
-    if qtype in {0, OPT} or META_FIRST <= qtype < ANY:
+    if qtype == OPT or META_FIRST <= qtype < ANY:
         return Sections(Rcode.FORMERR)
     return None
 
@@ -252,7 +253,8 @@ def _render(
 ) -> bytes:
     """The message, cut at an RRset's boundary where it must be (RFC 2181 §9)."""
     opt = _opt(query, sections.rcode, options)
-    limit = _bytes_max(query, client) - len(opt)
+    tsig = query.tsig.bad_key(query.id) if query.tsig else b""
+    limit = _bytes_max(query, client) - len(opt) - len(tsig)
     buffer = WireBuffer()
     buffer.append(bytes(HEADER_BYTES))
     counts = [0, 0, 0, 0]
@@ -270,9 +272,11 @@ def _render(
             counts[section] += len(rrset.rdatas) if whole else 0
     for rrset in sections.additional if whole else ():
         counts[3] += len(rrset.rdatas) if _write(buffer, rrset, qclass, limit) else 0
-    buffer.append(opt)
-    counts[3] += bool(opt)
-    flags = QR | query.flags & (0x7800 | RD | CD) | sections.rcode & 0xF
+    buffer.append(opt + tsig)
+    counts[3] += bool(opt) + bool(tsig)
+    flags = QR | query.opcode << OPCODE_SHIFT | sections.rcode & 0xF
+    if query.opcode == Opcode.QUERY:
+        flags |= query.flags & (RD | CD)
     flags |= (AA if sections.authoritative else 0) | (0 if whole else TC)
     header = WireBuffer()
     DNSHeader(query.id, flags, *counts).pack(header)

@@ -23,8 +23,9 @@ _POINTER_MAX = 0x3FFF
 _POINTERS_MAX = 128
 
 QR, AA, TC, RD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0010
-_OPCODE_SHIFT = 11
+OPCODE_SHIFT = 11
 OPT, TSIG = 41, 250
+_CLASS_ANY, _BADKEY = 255, 17
 DO = 0x8000
 
 
@@ -121,6 +122,21 @@ class Edns:
 
 
 @dataclass(frozen=True, slots=True)
+class Tsig:
+    """The signature of a query, as far as an answer needs it."""
+
+    key: bytes
+    """Name of the key, as octets."""
+    algorithm: bytes
+    time_and_fudge: bytes
+
+    def bad_key(self, query_id: int) -> bytes:
+        """The record that says that we do not have the key (RFC 8945 §5.2.1, §5.3.2)."""
+        rdata = self.algorithm + self.time_and_fudge + struct.pack("!HHHH", 0, query_id, _BADKEY, 0)
+        return self.key + struct.pack("!HHIH", TSIG, _CLASS_ANY, 0, len(rdata)) + rdata
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """A message that is to be answered, whether it is well-formed or not."""
 
@@ -130,13 +146,12 @@ class Query:
     edns: Edns | None
     rcode: Rcode = Rcode.NOERROR
     """FORMERR where the message is malformed: what could be read stands in the other fields."""
-    signed: bool = False
-    """It carries a TSIG."""
+    tsig: "Tsig | None" = None
 
     @property
     def opcode(self) -> int:
         """RFC 6895 §2.2."""
-        return self.flags >> _OPCODE_SHIFT & 0xF
+        return self.flags >> OPCODE_SHIFT & 0xF
 
 
 def lower(labels: Labels) -> Key:
@@ -144,9 +159,9 @@ def lower(labels: Labels) -> Key:
     return tuple(label.lower() for label in labels)
 
 
-def text_of(labels: Labels) -> str:
-    """A name for people, absolute."""
-    return str(DNSLabel(labels))
+def octets(labels: Labels) -> bytes:
+    """A name without compression."""
+    return b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
 
 
 def parse(data: bytes) -> Query | None:
@@ -162,6 +177,7 @@ def parse(data: bytes) -> Query | None:
         return None
     question: Question | None = None
     edns: Edns | None = None
+    tsig: Tsig | None = None
     try:
         offset = HEADER_BYTES
         # RFC 9619 §4: more than one question is a format error; none is the caller's affair.
@@ -169,10 +185,10 @@ def parse(data: bytes) -> Query | None:
             raise FormatError
         if counts[0]:
             question, offset = _read_question(data, offset)
-        edns, signed = _read_records(data, offset, counts[1:])
+        edns, tsig = _read_records(data, offset, counts[1:])
     except (FormatError, struct.error):
         return Query(ident, flags, question, edns, Rcode.FORMERR)
-    return Query(ident, flags, question, edns, Rcode.NOERROR, signed)
+    return Query(ident, flags, question, edns, Rcode.NOERROR, tsig)
 
 
 def read_name(data: bytes, offset: int) -> tuple[Labels, int]:
@@ -214,10 +230,10 @@ def _read_question(data: bytes, offset: int) -> tuple[Question, int]:
     return Question(name, qtype, qclass), offset + 4
 
 
-def _read_records(data: bytes, offset: int, counts: list[int]) -> tuple[Edns | None, bool]:
-    """OPT and whether there is a TSIG; everything else must only be framed well."""
+def _read_records(data: bytes, offset: int, counts: list[int]) -> tuple[Edns | None, Tsig | None]:
+    """OPT and TSIG; everything else must only be framed well."""
     edns: Edns | None = None
-    signed = False
+    tsig: Tsig | None = None
     for section, count in enumerate(counts):
         for _ in range(count):
             name, offset = read_name(data, offset)
@@ -226,7 +242,7 @@ def _read_records(data: bytes, offset: int, counts: list[int]) -> tuple[Edns | N
             rdata = data[offset : offset + size]
             offset += size
             # RFC 8945 §5.2: TSIG is the last record.
-            if len(rdata) < size or signed:
+            if len(rdata) < size or tsig is not None:
                 raise FormatError
             if rtype == OPT:
                 # RFC 6891 §6.1.1: at most one, at the root, in the additional section.
@@ -236,8 +252,19 @@ def _read_records(data: bytes, offset: int, counts: list[int]) -> tuple[Edns | N
             elif rtype == TSIG:
                 if section != 2:
                     raise FormatError
-                signed = True
-    return edns, signed
+                tsig = _read_tsig(name, rdata)
+    return edns, tsig
+
+
+def _read_tsig(key: Labels, rdata: bytes) -> Tsig:
+    """RFC 8945 §4.2."""
+    algorithm, offset = read_name(rdata, 0)
+    time_and_fudge = rdata[offset : offset + 8]
+    (mac_bytes,) = struct.unpack_from("!H", rdata, offset + 8)
+    (other_bytes,) = struct.unpack_from("!H", rdata, offset + 10 + mac_bytes + 4)
+    if len(rdata) != offset + 16 + mac_bytes + other_bytes:
+        raise FormatError
+    return Tsig(octets(key), octets(algorithm), time_and_fudge)
 
 
 def _read_edns(rclass: int, ttl: int, rdata: bytes) -> Edns:

@@ -70,18 +70,72 @@ def read_zone(path: Path) -> tuple[Key, dict[Key, Node]]:
     origin = _origin(text, path)
     zone = dns.zone.Zone(origin, relativize=False)
     tokens = dns.tokenizer.Tokenizer(text, str(path))
-    reader: Any = None
-    try:
-        with zone.writer(replacement=True) as txn:
-            reader = dns.zonefile.Reader(tokens, dns.rdataclass.IN, txn, allow_include=True)
+    with zone.writer(replacement=True) as txn:
+        reader = _Reader(tokens, dns.rdataclass.IN, txn, allow_include=True)
+        txn.check_put_rdataset(_refuse_second)
+        try:
             reader.read()
-    except dns.exception.SyntaxError as error:
-        # dnspython has put file and line in front already.
-        raise ConfigError(f"dns.zones: {error}") from None
-    except (dns.exception.DNSException, ValueError, KeyError, OSError) as error:
-        file, line = reader.tok.where()
-        raise ConfigError(f"dns.zones: {file}:{line}: {error}") from None
+        except (dns.exception.DNSException, ValueError, KeyError, OSError) as error:
+            raise ConfigError(f"dns.zones: {reader.explain(error)}") from None
     return _checked(path, origin, _nodes(zone))
+
+
+def _refuse_second(txn: Any, name: dns.name.Name, rdataset: Any) -> None:
+    """Types of which a name has one at most: dnspython would let the later win without a word."""
+    if dns.rdatatype.is_singleton(rdataset.rdtype):
+        before = txn.get(name, rdataset.rdtype)
+        if before is not None and set(before) != set(rdataset):
+            kind = dns.rdatatype.to_text(rdataset.rdtype)
+            raise ValueError(f"{name} has more than one {kind}")
+
+
+class _Reader(dns.zonefile.Reader):
+    """dnspython's reader; it knows where the record at hand began."""
+
+    record_at: tuple[str, int] | None = None
+
+    def _rr_line(self) -> None:
+        self.record_at = self.tok.where()
+        super()._rr_line()
+        self.record_at = None
+
+    def explain(self, error: Exception) -> str:
+        """File, line, what is wrong and what was expected."""
+        file, line = self.record_at or self.tok.where()
+        detail = str(error)
+        if isinstance(error, dns.exception.SyntaxError):
+            # dnspython puts its own idea of file and line in front, often one line late.
+            detail = detail.split(": ", 1)[-1]
+        if isinstance(error, OSError):
+            return f"{file}:{line}: $INCLUDE {error.filename}: {error.strerror}"
+        written = _line(file, line)
+        types = [word.upper() for word in written.split() if word.upper() in _FORMS]
+        form = _FORMS[types[0]] if types else "TYPE DATA"
+        owner = "[NAME] [TTL] [IN]"
+        return f"{file}:{line}: {written!r}: {detail.rstrip('.')}; expected {owner} {form}"
+
+
+_FORMS = {
+    "A": "A and an IPv4 address",
+    "AAAA": "AAAA and an IPv6 address",
+    "CNAME": "CNAME and one name, alone at its owner",
+    "DNAME": "DNAME and one name",
+    "NS": "NS and one name",
+    "PTR": "PTR and one name",
+    "MX": "MX, a preference and a name",
+    "SRV": "SRV, priority, weight, port and a name",
+    "SOA": "SOA, two names and the numbers serial, refresh, retry, expire, minimum",
+    "TXT": "TXT and strings, quoted where they hold spaces",
+    "CAA": 'CAA, flags, a tag and a quoted value, as in 0 issue "ca.example"',
+    "HTTPS": "HTTPS, priority, target and key=value pairs",
+    "SVCB": "SVCB, priority, target and key=value pairs",
+}
+
+
+def _line(file: str, line: int) -> str:
+    """The line of a file as it stands there."""
+    lines = Path(file).read_text("utf-8").splitlines()
+    return lines[line - 1].strip() if 0 < line <= len(lines) else ""
 
 
 def _origin(text: str, path: Path) -> dns.name.Name:
@@ -152,13 +206,6 @@ def _checked(
         raise ConfigError(f"dns.zones: {path}: expected one SOA at {origin}")
     if NS not in apex:
         raise ConfigError(f"dns.zones: {path}: no NS record at {origin}; a zone needs one")
-    for node in nodes.values():
-        for rtype in (CNAME, DNAME):
-            if rtype in node.rrsets and len(node.rrsets[rtype].rdatas) > 1:
-                raise ConfigError(
-                    f"dns.zones: {path}: {_text(node.owner)} has more than one "
-                    f"{dns.rdatatype.to_text(dns.rdatatype.RdataType(rtype))}; only one may stand"
-                )
     return key, nodes
 
 

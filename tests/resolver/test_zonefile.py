@@ -1,0 +1,126 @@
+"""Master files in, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from popsteer.config_file import parse
+from popsteer.errors import ConfigError
+from resolver.zone import TXT, A, Outcome, Zones
+from resolver.zonefile import load_zones, read_zone
+
+HEAD = "$ORIGIN z.example.\n$TTL 60\n@ SOA ns hostmaster 1 2 3 4 5\n@ NS ns\nns A 192.0.2.1\n"
+
+
+def write(folder: Path, text: str, name: str = "z.example.zone") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def zones_of(
+    settings: dict[str, Any], folder: Path, text: str, *services: str, name: str = "z.example.zone"
+) -> Zones:
+    write(folder, text, name)
+    raw = settings | {
+        "dns": {"zones": [name]},
+        "service": [{"name": service} for service in services],
+    }
+    return load_zones(parse(raw, folder / "popsteer.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HEAD + "bad A 192.0.2.999\n", ":6: 'bad A 192.0.2.999'"),
+        (HEAD + "bad A 192.0.2.999\n", "expected [NAME] [TTL] [IN] A and an IPv4 address"),
+        (HEAD + "x FOO bar\n", "unknown rdatatype 'FOO'"),
+        (HEAD + "x CNAME ns\nx A 192.0.2.1\n", ":7:"),
+        (HEAD + "x MX mail\n", ":6:"),
+        (HEAD + 'x TXT "never closed\n', ":6:"),
+        (HEAD + "$INCLUDE nowhere.zone\n", "nowhere.zone"),
+        (HEAD + "x CNAME a\nx CNAME b\n", "more than one CNAME"),
+        ("$ORIGIN z.example.\n@ 60 NS ns\n", "no SOA"),
+        ("$ORIGIN z.example.\n@ 60 SOA ns h 1 2 3 4 5\n", "no NS"),
+        ("", "no SOA"),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_name_and_line(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"z\.example\.zone") as refused:
+        read_zone(path)
+    assert said in str(refused.value)
+
+
+def test_a_missing_file_and_a_binary_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.zone: No such file"):
+        read_zone(tmp_path / "gone.zone")
+    (tmp_path / "bin.zone").write_bytes(b"\xff\xfe\0")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        read_zone(tmp_path / "bin.zone")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("$ORIGIN example.\n$TTL 9\nz SOA ns h 1 2 3 4 5\nz NS ns\n", "any"),
+        ("$TTL 9\nz.example. SOA ns h 1 2 3 4 5\n NS ns\n", "any"),
+        ("$TTL 9\n@ IN SOA ns h (\n 1 2 3 4 5 )\n NS ns\n", "z.example.zone"),
+        ("@ 9 IN SOA ns h 1 2 3 4 5\n@ NS ns\n", "db.z.example"),
+    ],
+)
+def test_the_origin_is_the_owner_of_the_soa(tmp_path: Path, text: str, name: str) -> None:
+    assert read_zone(write(tmp_path, text, name))[0] == (b"z", b"example")
+
+
+def test_escapes_binary_labels_and_unknown_types(data: Path) -> None:
+    _, nodes = read_zone(data / "cdn.example.zone")
+    apex = nodes[b"cdn", b"example"]
+    # \DDD is decimal: 200 and 65, which is A.
+    assert apex.rrsets[TXT].rdatas[0].parts[0][-3:] == b"\x02\xc8A"
+    assert (b"bin\0ary\xff.dot", b"cdn", b"example") in nodes
+    assert nodes[b"unknown", b"cdn", b"example"].rrsets[65_400].rdatas[0].parts == (
+        b"\xde\xad\xbe\xef",
+    )
+
+
+def test_names_between_names_exist(data: Path, settings: dict[str, Any]) -> None:
+    zone = load_zones(parse(settings, data / "popsteer.toml")).by_origin[b"cdn", b"example"]
+    between = zone.find((b"c", b"ent", b"cdn", b"example"), A)
+    assert (between.outcome, dict(between.node.rrsets)) == (Outcome.FOUND, {})
+
+
+def test_a_service_without_a_zone_gets_one_of_its_own(settings: dict[str, Any]) -> None:
+    raw = settings | {"dns": {}, "service": [{"name": "WWW.lone.example"}]}
+    zones = load_zones(parse(raw, Path("popsteer.toml")))
+    zone = zones.by_origin[b"www", b"lone", b"example"]
+    assert zone.apex.service is not None
+    assert zone.negative_ttl_s == 300
+
+
+@pytest.mark.parametrize(
+    ("extra", "service", "said"),
+    [
+        ("www A 192.0.2.1\n", "www.z.example", "has a A record"),
+        ("www CNAME ns\n", "www.z.example", "has a CNAME record"),
+        ("sub NS ns.other.\n", "www.sub.z.example", "gives sub.z.example. away"),
+        ("old DNAME new\n", "www.old.z.example", "gives old.z.example. away"),
+    ],
+)
+def test_a_service_that_contradicts_its_zone_is_refused(
+    settings: dict[str, Any], tmp_path: Path, extra: str, service: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        zones_of(settings, tmp_path, HEAD + extra, service)
+
+
+def test_a_steered_name_may_be_a_wildcard_or_the_apex(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    zones = zones_of(settings, tmp_path, HEAD, "*.z.example", "z.example")
+    zone = zones.by_origin[b"z", b"example"]
+    assert zone.apex.service is not None
+    found = zone.find((b"any", b"z", b"example"), A)
+    assert found.node.service is not None
+    assert found.node.service.name == "*.z.example."
