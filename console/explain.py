@@ -125,6 +125,7 @@ def _account(client: Prefix, service: Service, view: View, config: Config, now_m
             answers[decision.pop] = answers.get(decision.pop, 0.0) + weight
     most = max(answers, key=lambda pop: answers[pop], default=None)
     numbers, measured, demand_bps = _numbers(view.evidence, client, now_ms)
+    considered = {one.pop for one in decisions[most].candidates} | set(numbers)
     return _Account(
         decisions[most],
         answers,
@@ -133,7 +134,7 @@ def _account(client: Prefix, service: Service, view: View, config: Config, now_m
         numbers,
         measured,
         demand_bps,
-        tuple(_orders_here(view.orders.live(now_ms), client)),
+        tuple(_orders_here(view.orders.live(now_ms), client, considered)),
     )
 
 
@@ -184,9 +185,13 @@ def _known(value: np.float32, factor: float = 1.0, plus: float = 0.0) -> float |
     return None if np.isnan(value) else float(value) * factor + plus
 
 
-def _orders_here(live: tuple[Order, ...], client: Prefix) -> Iterator[Order]:
+def _orders_here(live: tuple[Order, ...], client: Prefix, considered: set[str]) -> Iterator[Order]:
+    """Those that bear on this client: its pins, its candidates' drains and caps, a freeze."""
     for order in live:
-        if order.kind != OrderKind.PIN or Prefix.parse(order.prefix).contains(client):
+        if order.kind == OrderKind.PIN:
+            if Prefix.parse(order.prefix).contains(client):
+                yield order
+        elif not order.pop or order.pop in considered:
             yield order
 
 

@@ -73,6 +73,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The line above everything."""
 
     stale: bool
+    waiting: bool
+    """Nothing was published yet, and nothing is known to be wrong."""
     problems: tuple[str, ...]
     """Why it is stale, in words; and what else a person must know first."""
     now_ms: int
@@ -98,7 +100,8 @@ def pop_rows(view: View, config: Config, now_ms: int) -> tuple[PopRow, ...]:
 
 
 def _badness(row: PopRow) -> tuple[int, float, float, str]:
-    return (ORDER[row.health], -row.shed, -_fullest(row), row.id)
+    # Coarse, so that rows do not change places with every breath of their load.
+    return (ORDER[row.health], -round(row.shed, 1), -round(_fullest(row), 1), row.id)
 
 
 def _fullest(row: PopRow) -> float:
@@ -179,6 +182,7 @@ def status(
     counts = Counter(row.health for row in rows)
     return Status(
         stale=bool(stale),
+        waiting=not trouble and view.table is None and seen is None,
         problems=stale + tuple(_warnings(view)),
         now_ms=now_ms,
         data_age_s=_since_s(seen.window_last_ms if seen else 0, now_ms),

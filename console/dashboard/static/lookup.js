@@ -40,7 +40,7 @@ function source(told) {
 }
 
 function candidates(all) {
-  const heads = ["POP", "RTT ms", "±", "samples", "age", "loss", "answers"];
+  const heads = ["POP", "RTT ms", "±", "n", "age", "loss", "gets"];
   const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col", textContent: text })));
   const body = element("tbody");
   for (const one of all.slice(0, CANDIDATES_MAX)) {
@@ -57,6 +57,8 @@ function candidates(all) {
       element("tr", { className: "verdict-row" }, element("td", { colSpan: heads.length, textContent: one.verdict })),
     );
   }
+  head.children[3].title = "Effective number of samples";
+  head.children[6].title = "Share of the answers";
   const table = element("table", {}, element("thead", {}, head), body);
   const more = all.length - CANDIDATES_MAX;
   const rest = more > 0 ? `and ${more} more: popsteer explain` : "";

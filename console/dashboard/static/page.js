@@ -3,7 +3,7 @@
 import { showChart } from "./chart.js";
 import { duration, element, number, percent, rate } from "./format.js";
 import { explain } from "./lookup.js";
-import { fullestLink, showPops, stateClass } from "./pops.js";
+import { showPops, stateClass } from "./pops.js";
 
 const SILENCE_MS = 8000;
 const byId = (id) => document.getElementById(id);
@@ -30,10 +30,11 @@ function showStatus(status) {
   const lost = Date.now() - heardMs > SILENCE_MS;
   const stale = status.stale || lost;
   const problems = lost ? ["this page lost its connection; it keeps trying"] : status.problems;
-  document.body.classList.remove("waiting");
-  document.body.classList.toggle("stale", stale);
-  setText("verdict", stale ? "✖ STALE" : "● Fresh");
-  document.title = stale ? "STALE · popsteer" : "popsteer · POP health";
+  const waiting = status.waiting && !lost;
+  document.body.classList.toggle("waiting", waiting);
+  document.body.classList.toggle("stale", stale && !waiting);
+  setText("verdict", waiting ? "○ Waiting" : stale ? "✖ STALE" : "● Fresh");
+  document.title = stale && !waiting ? "STALE · popsteer" : "popsteer · POP health";
   const passed = (Date.now() - heardMs) / 1000;
   const aged = (age) => (age === null ? "–" : duration(age + passed));
   setText("data-age", aged(status.data_age_s));
@@ -43,8 +44,9 @@ function showStatus(status) {
   setText("demand", status.demand_bps ? rate(status.demand_bps) : "–");
   setText("latency", status.latency_ms === null ? "–" : `${number(status.latency_ms)} ms`);
   setText("overload", percent(status.overload_share, 1));
-  byId("overload").classList.toggle("over", status.overload_share > 0.001);
+  byId("overload-figure").hidden = status.overload_share < 0.0005;
   setText("orders", String(status.orders));
+  byId("orders-figure").hidden = status.orders === 0;
   byId("counts").replaceChildren(
     ...Object.entries(status.counts).map(([health, count]) =>
       element("li", {}, element("span", { className: stateClass(health), textContent: `${count} ${health}` }))),
@@ -75,17 +77,17 @@ function showSelected(pop) {
     element("span", { className: stateClass(pop.health), textContent: pop.health }),
     pop.why ? ` ${pop.why}` : "",
   );
-  const link = fullestLink(pop);
   const figures = [
     ["Addresses", pop.addresses.join(" ") || "–"],
     ["Load", pop.capacity_bps ? `${rate(pop.load_bps)} of ${rate(pop.capacity_bps)}` : rate(pop.load_bps)],
     ["Planned", rate(pop.planned_bps)],
     ...pop.links.map((one) => [
-      `Link ${one.id}${one === link ? " (fullest)" : ""}`, `${rate(one.tx_bps)} of ${rate(one.capacity_bps)}`,
+      `Link ${one.id}`, `${rate(one.tx_bps)} of ${rate(one.capacity_bps)}`,
     ]),
     ["Demand", `${percent(pop.demand_share, 2)} now, ${percent(pop.demand_share_before, 2)} ten minutes ago`],
     ["Samples", `${number(pop.samples_per_min, 0)} a minute`],
   ];
+  if (byId("selected-figures").textContent === figures.flat().join("")) return;
   byId("selected-figures").replaceChildren(
     ...figures.flatMap(([name, text]) => [element("dt", { textContent: name }), element("dd", { textContent: text })]),
   );
@@ -113,7 +115,7 @@ function listen() {
 
 function start() {
   document.body.classList.add("waiting");
-  document.body.classList.toggle("noc", Boolean(asked.get("noc")));
+  document.documentElement.classList.toggle("noc", Boolean(asked.get("noc")));
   byId("address").value = asked.get("q") ?? "";
   byId("lookup").addEventListener("submit", (event) => {
     event.preventDefault();

@@ -72,9 +72,10 @@ function fill(row, pop, target) {
   );
   row.loss.textContent = percent(pop.loss, 1);
   row.loss.classList.toggle("over", (pop.loss ?? 0) > 0.02);
-  fillBar(row.load, pop.load_bps, pop.capacity_bps, target, "");
+  const known = pop.age_s !== null;
+  fillBar(row.load, pop.load_bps, known ? pop.capacity_bps : 0, target, "");
   const link = fullestLink(pop);
-  fillBar(row.link, link?.tx_bps ?? 0, link?.capacity_bps ?? 0, 1, link?.id ?? "");
+  fillBar(row.link, link?.tx_bps ?? 0, known ? (link?.capacity_bps ?? 0) : 0, 1, link?.id ?? "");
   showDemand(row.demand, pop);
   row.shed.textContent = pop.shed ? percent(pop.shed) : "";
   row.age.textContent = duration(pop.age_s);
@@ -83,6 +84,10 @@ function fill(row, pop, target) {
 }
 
 function showDemand(cell, pop) {
+  if (pop.age_s === null && !pop.demand_share) {
+    cell.textContent = "–";
+    return;
+  }
   const change = pop.demand_share - pop.demand_share_before;
   const sign = change > 0.0005 ? "▲" : change < -0.0005 ? "▼" : "";
   const text = sign ? ` ${sign} ${Math.abs(change * 100).toFixed(1)}` : "";
@@ -109,5 +114,5 @@ function fillBar(bar, used, capacity, target, name) {
   bar.value.textContent = capacity ? percent(part) : "–";
   bar.box.title = capacity
     ? `${name ? `${name}: ` : ""}${rate(used)} of ${rate(capacity)}`
-    : `${rate(used)}, no capacity configured`;
+    : used ? `${rate(used)}, no capacity configured` : "not measured";
 }
