@@ -97,7 +97,7 @@ def kept_once(batches: list[Batch]) -> Counter[tuple[str, int]]:
 
 
 async def stop(sink: Sink, task: asyncio.Task[None]) -> None:
-    await sink.drain(20)
+    await sink.drain(30)
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
@@ -125,15 +125,15 @@ async def test_an_outage_of_kinesis_loses_and_doubles_nothing(tmp_path: Path) ->
         task = asyncio.create_task(sink.run())
         for number in range(5):
             sink.offer(incompressible(0, number, rows=50))
-        await until(lambda: sink.backlog_bytes == 0, 20)
+        await until(lambda: sink.backlog_bytes == 0, 60)
         before = kept_once(read_all(kinesis(aws), aws.bulk_stream))
     for number in range(5, 10):
         sink.offer(incompressible(0, number, rows=50))
-    await until(lambda: sink.counts.spilled >= 5, 20)
+    await until(lambda: sink.counts.spilled >= 5, 60)
     listen = aws.endpoint.removeprefix("http://")
     with limited_aws(tmp_path / "fresh", listen) as again:
         sink.offer(incompressible(0, 10, rows=50))
-        await until(lambda: sink.backlog_bytes == 0, 30)
+        await until(lambda: sink.backlog_bytes == 0, 60)
         await stop(sink, task)
         after = kept_once(read_all(kinesis(again), again.bulk_stream))
     assert before + after == Counter({("pop0.rtt", n): 1 for n in range(11)})
@@ -248,8 +248,8 @@ capacity_bps = 10e9
         with agent(config) as child:
             client = kinesis(aws)
             wanted = ("fra1/loopback", Signal.TX_BPS)
-            await until(lambda: bool(read_all(client, aws.bulk_stream)), 30)
-            await until(lambda: wanted in signals_of(read_all(client, aws.urgent_stream)), 30)
+            await until(lambda: bool(read_all(client, aws.bulk_stream)), 60)
+            await until(lambda: wanted in signals_of(read_all(client, aws.urgent_stream)), 60)
             child.send_signal(signal.SIGTERM)
             _, said = child.communicate(timeout=20)
             assert child.returncode == 0, said
