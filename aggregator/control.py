@@ -1,0 +1,302 @@
+"""The one arbiter of the nested loops: health, load and latency, with `now` passed in.
+
+An inner loop may only skip a POP or shed; an outer loop reads the inner one's state. What makes
+that stable is one distinction, kept everywhere: the load of a POP is what DNS answers brought
+there (explained) plus the rest (the offset: foreign load, stale caches, errors of the estimate).
+Answers can be steered, the offset cannot. So
+
+- the load loop sheds just so much of the steerable load that the POP comes down to its aim, with
+  the share that is already displaced but still on its way (a cache keeps its answer for the TTL)
+  counted as done, a dead band, and a slow release after a dwell time;
+- the latency loop plans with the capacity that the offset leaves, and the same dwell time.
+
+Never both on the same error: the table answers the offset, which a shed does not change.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.signals import Signals
+from popsteer.clock import SECOND_MS
+from popsteer.config import Config
+from popsteer.names import link_subject
+from popsteer.samples import Signal
+
+SILENT_S = 8.0
+"""A POP whose signals lag this far behind the newest of all is taken for down."""
+UP_DWELL_S = 3.0
+"""A POP is up again when it has said so for this long."""
+PANIC_SHARE = 0.5
+"""When more than this share of POPs looks down at once, the monitor is doubted: all stay in."""
+STALE_S = 20.0
+"""Load older than this is unknown."""
+
+SHED_START = 0.55
+SHED_AIM = 0.30
+"""Where shedding starts and what it aims at: how far from the target utilisation to the whole
+capacity. The table fills to the target, so that its noise alone never sheds."""
+SHED_GAIN = 0.5
+SHED_BAND = 0.02
+SHED_MAX = 0.9
+RELEASE_STEP_MAX = 0.1
+DWELL_S = 30.0
+"""A shed is not released sooner than this after it last rose: one TTL and one load window."""
+SHARE_REFRESHED = 0.8
+"""Caches ask anew after their TTL, some earlier than others: time constant over TTL."""
+
+OFFSET_GAIN = 0.2
+OFFSET_GAIN_URGENT = 0.5
+OFFSET_MIN, OFFSET_MAX = -0.3, 1.0
+"""Of the capacity."""
+CAPACITY_LEFT_MIN = 0.02
+"""Share of its capacity that a POP is planned with at least."""
+LINK_BUSY = 0.5
+"""A link below this utilisation does not bound its POP."""
+
+F64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """p POPs of a configuration, in its order."""
+
+    pops: tuple[str, ...]
+    capacity_bps: F64
+    """Infinite where unlimited."""
+    links: tuple[dict[str, float], ...]
+    """Capacity in bits/s by link id."""
+    serves: Bools
+    """Whether any service names it."""
+    ttl_s: float
+    """The longest of the services."""
+
+
+def fleet_of(config: Config) -> Fleet:
+    """The POPs of a configuration."""
+    capacity = np.array([pop.capacity_bps for pop in config.pop], np.float64)
+    serving = {pop for service in config.service for pop in config.pops_of(service)}
+    return Fleet(
+        tuple(pop.id for pop in config.pop),
+        np.where(capacity > 0, capacity, np.inf),
+        tuple({link.id: link.capacity_bps for link in pop.link} for pop in config.pop),
+        np.array([pop.id in serving or not config.service for pop in config.pop], bool),
+        float(max((service.ttl_s for service in config.service), default=20)),
+    )
+
+
+class Health:
+    """Which POPs are up, by their signals. A POP that never had a signal is up."""
+
+    def __init__(self, pops: Sequence[str]) -> None:
+        self._pops = tuple(pops)
+        self._bad_ms = np.full(len(pops), -(10**15), np.int64)
+        """When each last looked down."""
+        self.up = np.ones(len(pops), bool)
+        self.reason = [""] * len(pops)
+        self.panic = False
+        """More POPs look down than is believed."""
+
+    def step(self, signals: Signals, now_ms: int) -> bool:
+        """Judge all POPs again; whether anyone's state changed."""
+        words = [self._word(signals, pop) for pop in self._pops]
+        bad = np.array([bool(word) for word in words])
+        self._bad_ms[bad] = now_ms
+        held = ~bad & ~self.up & (now_ms - self._bad_ms < UP_DWELL_S * SECOND_MS)
+        down = bad | held
+        self.panic = bool(down.sum() > PANIC_SHARE * len(self._pops))
+        if self.panic:
+            down[:] = False
+        self.reason = [
+            f"looks down ({word}), as too many do at once: not believed"
+            if self.panic and word
+            else word or ("up again, waiting a moment" if waits else "")
+            for word, waits in zip(words, held.tolist(), strict=True)
+        ]
+        changed = bool((self.up != ~down).any())
+        self.up = ~down
+        return changed
+
+    def _word(self, signals: Signals, pop: str) -> str:
+        said = signals.of(pop, Signal.UP)
+        if said is not None and said.value < 0.5:
+            return "its signal says down"
+        # Silence is measured against the newest signal of anyone, so that a stalled stream
+        # silences nobody.
+        silent_s = (signals.newest_ms - signals.pop_ms(pop)) / SECOND_MS
+        if signals.pop_ms(pop) and silent_s > SILENT_S:
+            return f"no signal for {silent_s:.0f} s"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the signals say of load and capacity, [p]."""
+
+    load_bps: F64
+    """NaN where unknown or stale."""
+    capacity_bps: F64
+    """Of the POP as its narrowest busy link allows; infinite is unlimited."""
+    rated_bps: F64
+    """Capacity as configured or reported, before links and orders."""
+    reason: tuple[str, ...]
+    """What bounds the capacity, where it is not the configuration."""
+
+
+def measured(fleet: Fleet, signals: Signals, caps_bps: Mapping[str, float], now_ms: int) -> Load:
+    """Load and capacity of all POPs now; `caps_bps` are the operators' orders."""
+    load = np.array([_fresh(signals, pop, Signal.LOAD_BPS, now_ms) for pop in fleet.pops])
+    capacity = fleet.capacity_bps.copy()
+    rated = fleet.capacity_bps.copy()
+    reason = [""] * len(fleet.pops)
+    for p, pop in enumerate(fleet.pops):
+        if 0 < (said := signals.value(pop, Signal.CAPACITY_BPS)) < 0.999 * capacity[p]:
+            capacity[p] = rated[p] = said
+            reason[p] = "it reports less capacity than configured"
+        for link, link_bps in fleet.links[p].items():
+            tx_bps = _fresh(signals, link_subject(pop, link), Signal.TX_BPS, now_ms)
+            if tx_bps > LINK_BUSY * link_bps and load[p] > 0:
+                # The load of the POP at which this link is full, its share of it unchanged.
+                bound = load[p] * link_bps / tx_bps
+                if bound < capacity[p]:
+                    capacity[p], reason[p] = bound, f"link {link} bounds it"
+        if pop in caps_bps and caps_bps[pop] < capacity[p]:
+            capacity[p], reason[p] = caps_bps[pop], "capped by order"
+    return Load(load, capacity, rated, tuple(reason))
+
+
+def _fresh(signals: Signals, subject: str, signal: Signal, now_ms: int) -> float:
+    reading = signals.of(subject, signal)
+    if reading is None or now_ms - reading.last_ms > STALE_S * SECOND_MS:
+        return float("nan")
+    return reading.value
+
+
+class LoadLoop:
+    """Shed fractions and offsets of p POPs; one step every load period."""
+
+    def __init__(self, fleet: Fleet, target: float) -> None:
+        n = len(fleet.pops)
+        self._ttl_s = fleet.ttl_s
+        self._target = target
+        self._start = target + SHED_START * (1 - target)
+        self._aim = target + SHED_AIM * (1 - target)
+        self._effect = np.zeros(n)
+        """Share of each POP's answers in the caches that is displaced by now."""
+        self._raised_ms = np.full(n, -(10**15), np.int64)
+        self._last_ms = 0
+        self.shed = np.zeros(n)
+        self.offset_bps = np.zeros(n)
+        """Load that answers do not explain."""
+        self.shedding_since_ms = np.zeros(n, np.int64)
+        """0 while it does not shed."""
+
+    def resume(self, shed: F64) -> None:
+        """Go on from the sheds in force, as after a restart; their effect is taken as reached."""
+        self.shed, self._effect = shed.copy(), shed.copy()
+
+    def in_flight_bps(self, reported_bps: F64, planned_bps: F64, trust: float) -> F64:
+        """[p], load that answers bring: as reported, or as the table plans while few report."""
+        believed: F64 = trust * reported_bps + (1 - trust) * planned_bps * (1 - self._effect)
+        return believed
+
+    def step(self, load: Load, explained_bps: F64, now_ms: int) -> None:
+        """Move sheds and offsets.
+
+        Args:
+            load: What was measured.
+            explained_bps: [p], load that the answers in flight bring, as calibrated.
+            now_ms: Now; steps may come late.
+        """
+        passed_s = min(max((now_ms - self._last_ms) / SECOND_MS, 0.0), 60.0) if self._last_ms else 0
+        self._last_ms = now_ms
+        lag_s = max(SHARE_REFRESHED * self._ttl_s, 1.0)
+        self._effect += (self.shed - self._effect) * -np.expm1(-passed_s / lag_s)
+        known = np.isfinite(load.load_bps) & np.isfinite(load.capacity_bps)
+        capacity = np.where(known, load.capacity_bps, 1.0)
+        used = np.where(known, load.load_bps, 0.0)
+        self._observe(known, used, capacity, explained_bps)
+        self._shed(self._wanted(known, used, capacity, explained_bps), now_ms)
+
+    def _observe(self, known: Bools, used: F64, capacity: F64, explained: F64) -> None:
+        gain = np.where(used > capacity, OFFSET_GAIN_URGENT, OFFSET_GAIN)
+        rest = np.where(known, used - explained, 0.0)
+        moved = self.offset_bps + gain * (rest - self.offset_bps)
+        self.offset_bps = np.clip(moved, OFFSET_MIN * capacity, OFFSET_MAX * capacity)
+
+    def _wanted(self, known: Bools, used: F64, capacity: F64, explained: F64) -> F64:
+        """The shed that would bring each POP to its aim, were nothing under way."""
+        steerable = np.minimum(explained, used) / np.maximum(1 - self._effect, 1 - SHED_MAX)
+        foreign = np.maximum(used - explained, 0.0)
+        whole = foreign + steerable
+        excess = np.maximum(whole - self._aim * capacity, 0.0)
+        excess = np.where(known & (whole > self._start * capacity) | (self.shed > 0), excess, 0.0)
+        excess *= _spare_share(excess, np.where(known, self._aim * capacity - whole, np.inf))
+        wanted = np.divide(excess, steerable, out=np.zeros_like(excess), where=steerable > 0)
+        return np.clip(wanted, 0.0, SHED_MAX)
+
+    def _shed(self, wanted: F64, now_ms: int) -> None:
+        up = wanted > self.shed + SHED_BAND
+        rested = now_ms - self._raised_ms >= DWELL_S * SECOND_MS
+        down = (wanted < self.shed - SHED_BAND) | ((wanted == 0) & (self.shed > 0))
+        step = SHED_GAIN * (wanted - self.shed)
+        shed = self.shed + np.where(up, step, 0.0)
+        shed += np.where(down & rested, np.maximum(step / 2, -RELEASE_STEP_MAX), 0.0)
+        shed[(shed < SHED_BAND) & ~up] = 0.0
+        self._raised_ms[up] = now_ms
+        self.shedding_since_ms = np.where(
+            shed > 0, np.where(self.shedding_since_ms > 0, self.shedding_since_ms, now_ms), 0
+        )
+        self.shed = shed
+
+    def plan_capacity_bps(self, capacity_bps: F64) -> F64:
+        """[p], what the table may fill: the target less what it cannot steer."""
+        finite = np.isfinite(capacity_bps)
+        whole = np.where(finite, capacity_bps, 0.0)
+        left = np.maximum(self._target * whole - self.offset_bps, CAPACITY_LEFT_MIN * whole)
+        return np.where(finite, left, np.inf)
+
+
+def _spare_share(excess: F64, spare: F64) -> float:
+    """How much of the excess there is room for elsewhere: shedding onto full POPs helps nobody."""
+    room = float(np.maximum(spare, 0.0).sum())
+    total = float(excess.sum())
+    return min(1.0, room / total) if total > 0 else 1.0
+
+
+class Arbiter:
+    """When the latency loop runs: each period, and at once when an inner loop asks for it."""
+
+    def __init__(self, latency_period_s: float, load_period_s: float) -> None:
+        self._period_ms = latency_period_s * SECOND_MS
+        self._shed_patience_ms = 2 * load_period_s * SECOND_MS
+        self._last_ms = 0
+        self._last_shed_ms = 0
+        self._usable: bytes = b""
+
+    def due(self, usable: bytes, shedding_since_ms: NDArray[np.int64], now_ms: int) -> str:
+        """Why to plan now; empty when not.
+
+        `usable` stands for everything that must take effect at once: who is up, and orders.
+        """
+        if not self._last_ms:
+            return "first"
+        if usable != self._usable:
+            return "a POP or an order changed"
+        if now_ms - self._last_ms >= self._period_ms:
+            return "period"
+        since = shedding_since_ms[shedding_since_ms > 0]
+        long = len(since) and now_ms - int(since.min()) >= self._shed_patience_ms
+        # Once in half a period at most: the effect of the last table must show first.
+        if long and now_ms - max(self._last_shed_ms, self._last_ms) >= self._period_ms / 2:
+            return "a POP sheds for long"
+        return ""
+
+    def planned(self, usable: bytes, reason: str, now_ms: int) -> None:
+        """Note that a plan was made."""
+        self._last_ms, self._usable = now_ms, usable
+        if "sheds" in reason:
+            self._last_shed_ms = now_ms

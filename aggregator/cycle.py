@@ -1,0 +1,298 @@
+"""One latency cycle: estimates, demand and capacities in; table and evidence out. Pure.
+
+Production, the simulator and a replay run this very function.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.candidates import Candidates, candidates
+from aggregator.compare import Answers, answers, load_bps
+from aggregator.control import Fleet
+from aggregator.estimate import Estimates
+from aggregator.policy import POLICIES
+from aggregator.prefixes import Prefixes
+from aggregator.rows import Rows8, ranked_rows
+from aggregator.solve import NOWHERE, Assignment, Problem
+from popsteer.clock import SECOND_MS
+from popsteer.evidence import Evidence, Reason
+from popsteer.names import IPV6_BIT, Prefix
+from popsteer.table import Table, TableMeta, build
+
+EVIDENCE_CANDIDATES = 16
+"""POPs per prefix that the evidence names; the dearest are left out."""
+MOVED_FOR_GAIN_MAX = 0.15
+"""Share of demand that one table may move for gain alone."""
+
+F64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All that a cycle looks at."""
+
+    now_ms: int
+    fleet: Fleet
+    prefixes: Prefixes
+    estimates: Estimates
+    demand_bps: F64
+    """[prefixes]"""
+    capacity_bps: F64
+    """[p], what may be filled; infinite is unlimited."""
+    up: Bools
+    drained: Bools
+    pins: Mapping[Prefix, str]
+    in_force: Table | None
+    policy: str
+    move_gain_us: float
+    meta: TableMeta
+    """The metadata of the new table, but for what this cycle finds out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A table to be judged and why it says what it says. Arrays are over the candidates' rows."""
+
+    table: Table
+    evidence: Evidence
+    considered: Candidates
+    assignment: Assignment
+    demand_bps: F64
+    before: Answers
+    after: Answers
+    rtt_us: F64
+    """[n], by the assignment; NaN where nothing is usable."""
+
+
+def plan(inputs: Inputs) -> Outcome | None:
+    """A new table; None while nothing is known of any prefix."""
+    considered = candidates(inputs.estimates, inputs.prefixes, len(inputs.fleet.pops))
+    if not len(considered):
+        return None
+    net, plen = inputs.prefixes.net[considered.row], inputs.prefixes.plen[considered.row]
+    before = answers(inputs.in_force, net, plen, inputs.fleet.pops)
+    problem = _problem(inputs, considered, before)
+    name, policy = POLICIES[inputs.policy]
+    assignment = policy(problem)
+    rows = ranked_rows(considered, problem, assignment)
+    rows = _pinned(inputs, considered, rows)
+    table = build(
+        _meta(inputs, considered, problem, name),
+        inputs.fleet.pops,
+        np.concatenate([net, rows.extra_net]),
+        np.concatenate([plen, rows.extra_plen]),
+        rows.pop,
+        rows.share,
+        rows.rtt,
+    )
+    return Outcome(
+        table,
+        _evidence(inputs, considered, problem, assignment),
+        considered,
+        assignment,
+        problem.demand_bps,
+        before,
+        answers(table, net, plen, inputs.fleet.pops),
+        _assigned_us(considered, assignment),
+    )
+
+
+def usable_pops(fleet: Fleet, up: Bools, drained: Bools) -> Bools:
+    """POPs that may be chosen; with none left, drains yield first and then health (fail open)."""
+    for usable in (fleet.serves & up & ~drained, fleet.serves & up):
+        if usable.any():
+            return usable
+    return fleet.serves
+
+
+def _problem(inputs: Inputs, considered: Candidates, before: Answers) -> Problem:
+    usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
+    here = (considered.pop != NOWHERE) & usable[considered.pop] & _allowed(inputs, considered)
+    present = _present(considered, before)
+    own = present > 0
+    own_spread = np.where(own, considered.spread_us, 0.0).max(axis=1, initial=0.0)
+    doubt = np.hypot(np.nan_to_num(considered.spread_us), own_spread[:, None])
+    return Problem(
+        pop=considered.pop,
+        cost_us=np.where(here, considered.cost_us, np.inf),
+        move_us=np.maximum(doubt, inputs.move_gain_us),
+        demand_bps=inputs.demand_bps[considered.row],
+        capacity_bps=inputs.capacity_bps,
+        present=present,
+        move_share_max=MOVED_FOR_GAIN_MAX,
+    )
+
+
+def _allowed(inputs: Inputs, considered: Candidates) -> Bools:
+    """[n, k], what pins leave: prefixes inside a pinned one have its POP alone."""
+    allowed = np.ones(considered.pop.shape, bool)
+    usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
+    for prefix, pop in sorted(inputs.pins.items(), key=lambda pin: pin[0].length):
+        number = inputs.fleet.pops.index(pop) if pop in inputs.fleet.pops else NOWHERE
+        if number != NOWHERE and usable[number]:
+            chosen = considered.pop == number
+            known = _inside(inputs, considered, prefix) & chosen.any(axis=1)
+            allowed[known] = chosen[known]
+    return allowed
+
+
+def _present(considered: Candidates, before: Answers) -> F64:
+    """The shares in force, on the candidates' columns."""
+    present = np.zeros(considered.pop.shape)
+    for j in range(before.pop.shape[1]):
+        same = (considered.pop == before.pop[:, j, None]) & (before.pop[:, j, None] >= 0)
+        present += np.where(same, before.share[:, j, None], 0.0)
+    return present
+
+
+def _meta(inputs: Inputs, considered: Candidates, problem: Problem, name: str) -> TableMeta:
+    return msgspec.structs.replace(
+        inputs.meta,
+        created_ms=inputs.now_ms,
+        policy=name,
+        code=f"popsteer {metadata.version('popsteer')}",
+        default=_default(inputs, considered, problem),
+    )
+
+
+def _default(inputs: Inputs, considered: Candidates, problem: Problem) -> tuple[str, ...]:
+    """The static order: usable POPs by their mean RTT over all demand, then the others."""
+    p = len(inputs.fleet.pops)
+    known = (considered.pop != NOWHERE) & np.isfinite(considered.rtt_us)
+    weight = np.broadcast_to(problem.demand_bps[:, None] + 1.0, known.shape)[known]
+    pop = considered.pop[known]
+    total = np.bincount(pop, weight * considered.rtt_us[known], p)
+    count = np.bincount(pop, weight, p)
+    mean = np.divide(total, count, out=np.full(p, np.inf), where=count > 0)
+    usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
+    order = np.lexsort((np.arange(p), mean, ~usable, ~inputs.fleet.serves))
+    return tuple(inputs.fleet.pops[i] for i in order.tolist() if inputs.fleet.serves[i])
+
+
+def _pinned(inputs: Inputs, considered: Candidates, rows: Rows8) -> Rows8:
+    """Rows inside a pinned prefix, and the prefix itself, answer with its POP while it can."""
+    usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
+    for prefix, pop in sorted(inputs.pins.items(), key=lambda pin: pin[0].length):
+        number = inputs.fleet.pops.index(pop) if pop in inputs.fleet.pops else NOWHERE
+        if number == NOWHERE or not usable[number]:
+            continue
+        inside = _inside(inputs, considered, prefix)
+        rows = rows.pinned(prefix, number, np.flatnonzero(inside), inputs.fleet.pops)
+    return rows
+
+
+def _inside(inputs: Inputs, considered: Candidates, prefix: Prefix) -> Bools:
+    net, plen = inputs.prefixes.net[considered.row], inputs.prefixes.plen[considered.row]
+    family = (plen & np.uint8(IPV6_BIT)) == (prefix.plen & IPV6_BIT)
+    inside: Bools = (
+        family
+        & ((plen & np.uint8(0x7F)) >= prefix.length)
+        & (net >= np.uint64(prefix.net))
+        & (net <= np.uint64(prefix.last))
+    )
+    return inside
+
+
+def _assigned_us(considered: Candidates, assignment: Assignment) -> F64:
+    whole = assignment.share.sum(axis=1)
+    total = np.where(assignment.share > 0, assignment.share * considered.rtt_us, 0.0).sum(axis=1)
+    rtt: F64 = np.where(whole > 0, total, np.nan)
+    return rtt
+
+
+def _reasons(
+    inputs: Inputs, considered: Candidates, problem: Problem, assignment: Assignment
+) -> NDArray[np.uint8]:
+    """What became of each candidate; later lines overrule earlier ones."""
+    share, cost = assignment.share, considered.cost_us
+    own = np.where(share > 0, cost, 0.0).max(axis=1, initial=0.0)[:, None]
+    pop = considered.pop
+    reason = np.full(pop.shape, Reason.SLOWER, np.uint8)
+    faster = np.isfinite(problem.cost_us) & (cost < own)
+    reason[considered.inferred] = Reason.UNMEASURED
+    reason[faster] = Reason.FULL
+    stays = problem.present.max(axis=1, initial=0.0) > 0
+    reason[faster & stays[:, None] & (cost + problem.move_us >= own)] = Reason.NOT_WORTH_MOVING
+    reason[share > 0] = Reason.SHARED
+    reason[np.arange(len(share)), share.argmax(axis=1)] = Reason.CHOSEN
+    known = pop != NOWHERE
+    reason[known & ~inputs.fleet.serves[pop]] = Reason.POLICY
+    if inputs.policy == "nearest":
+        reason[reason == Reason.FULL] = Reason.POLICY
+    reason[known & inputs.drained[pop] & (share == 0)] = Reason.DRAINED
+    reason[known & ~inputs.up[pop] & (share == 0)] = Reason.DOWN
+    for prefix, pinned in sorted(inputs.pins.items(), key=lambda pin: pin[0].length):
+        if pinned in inputs.fleet.pops:
+            inside = _inside(inputs, considered, prefix)[:, None]
+            chosen = pop == inputs.fleet.pops.index(pinned)
+            reason[inside & known & ~chosen] = Reason.PINNED_ELSEWHERE
+            reason[inside & chosen] = Reason.CHOSEN
+    return reason
+
+
+def _evidence(
+    inputs: Inputs, considered: Candidates, problem: Problem, assignment: Assignment
+) -> Evidence:
+    """Long form; the placed and the cheapest candidates of each prefix, best first."""
+    n, k = considered.pop.shape
+    known = considered.pop != NOWHERE
+    rank = np.broadcast_to(np.arange(k), (n, k))
+    keep = known & ((rank < EVIDENCE_CANDIDATES) | (assignment.share > 0))
+    line, column = np.nonzero(keep)
+    row = considered.row[line]
+    net, plen = inputs.prefixes.net[row], inputs.prefixes.plen[row]
+    order = np.lexsort(
+        (column, -assignment.share[keep], plen & np.uint8(0x7F), net, plen & np.uint8(IPV6_BIT))
+    )
+    pop = considered.pop[keep]
+
+    def column_of(values: F64) -> NDArray[np.float32]:
+        return values[order].astype(np.float32)
+
+    return Evidence(
+        inputs.meta.generation,
+        inputs.now_ms,
+        inputs.fleet.pops,
+        net[order],
+        plen[order],
+        column_of(problem.demand_bps[line]),
+        pop[order].astype(np.uint16),
+        column_of(considered.rtt_us[keep]),
+        column_of(considered.spread_us[keep]),
+        column_of(considered.samples[keep]),
+        column_of(considered.age_s[keep]),
+        column_of(considered.loss[keep]),
+        column_of(assignment.price_us[pop]),
+        _reasons(inputs, considered, problem, assignment)[keep][order],
+    )
+
+
+def data_age_s(table: Table, now_ms: int) -> float:
+    """Age of the newest measurement behind a table."""
+    return max(0, now_ms - table.meta.window_last_ms) / SECOND_MS
+
+
+def planned_bps(outcome: Outcome, pops: int) -> F64:
+    """[p], the load that the new table should bring."""
+    return load_bps(outcome.after, outcome.demand_bps, pops)
+
+
+def excused(outcome: Outcome, inputs: Inputs) -> F64:
+    """[n], the share of each prefix that had to move: its POP is unusable, full or not pinned."""
+    usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
+    load = load_bps(outcome.before, outcome.demand_bps, len(usable))
+    with np.errstate(invalid="ignore"):
+        fits = np.divide(inputs.capacity_bps, load, out=np.ones(len(load)), where=load > 0)
+    must = np.where(usable, np.clip(1 - fits, 0.0, 1.0), 1.0)
+    share: F64 = np.where(
+        outcome.before.pop >= 0, outcome.before.share * must[outcome.before.pop], 0.0
+    ).sum(axis=1)
+    for prefix in inputs.pins:
+        share[_inside(inputs, outcome.considered, prefix)] = 1.0
+    return share

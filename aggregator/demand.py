@@ -1,0 +1,129 @@
+"""Demand of every prefix in bits/s: what the DNS nodes report, calibrated to measured load.
+
+A DNS node sees queries, not traffic; caches and far resolvers lie between. So reports give the
+proportions, and the scale comes from the POPs: the ratio of measured to reported load of the POP
+in the middle, which one POP's foreign load cannot bend. While there are few reports the expected
+demand of the targets file rules; each query that is seen takes weight from it (a Dirichlet prior
+of `PRIOR_QUERIES` queries for each prefix).
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.merge import event_end_ms
+from aggregator.partials import DemandPartial
+from aggregator.prefixes import UNKNOWN, Prefixes, Rows
+from popsteer.clock import SECOND_MS
+
+HALF_LIFE_S = 60.0
+"""Longer than the TTL, so that every cache asks a few times within it."""
+PRIOR_QUERIES = 4.0
+SCALE_MIN, SCALE_MAX = 1e-4, 1e4
+"""The scale from reported to measured load; beyond it somebody's unit is wrong."""
+
+F64 = NDArray[np.float64]
+
+
+class Demand:
+    """Owns the decayed sums of reports, by prefix and by answered POP."""
+
+    def __init__(self, pops: Sequence[str], ttl_s: float) -> None:
+        self._pops = {pop: number for number, pop in enumerate(pops)}
+        # An answer brings traffic for its TTL: a mean life of that length is what is in flight.
+        self._flight_ms = max(ttl_s, 1.0) * SECOND_MS
+        self._prior_bps = np.zeros(0)
+        # All decayed to `_as_of_ms`, the end of the newest window reported.
+        self._bits = np.zeros(0)
+        self._pop_bits = np.zeros(len(pops))
+        self._queries = 0.0
+        self._as_of_ms = 0
+        self._since_ms = 0
+
+    def expect(self, rows: Rows, weight_bps: F64) -> None:
+        """Set the demand that is expected of rows until reports say otherwise."""
+        self._prior_bps = _longer(self._prior_bps, int(rows.max(initial=-1)) + 1)
+        self._prior_bps[rows] = weight_bps
+
+    def observe(self, partials: Iterable[DemandPartial], prefixes: Prefixes) -> None:
+        """Learn from reports; late ones count as if they had come in time and aged since."""
+        for partial in partials:
+            if not len(partial.net):
+                continue
+            end_ms = event_end_ms(partial)
+            self._advance(int(end_ms.max()), int(end_ms.min()) - partial.origin.window_ms)
+            self._add(partial, prefixes.add(partial.net, partial.plen), self._as_of_ms - end_ms)
+
+    def _add(self, partial: DemandPartial, rows: Rows, late_ms: NDArray[np.int64]) -> None:
+        weight = np.exp2(-late_ms / (HALF_LIFE_S * SECOND_MS))
+        known = rows != UNKNOWN
+        self._bits = _longer(self._bits, int(rows.max()) + 1)
+        bits = weight * partial.bits
+        self._bits += np.bincount(rows[known], bits[known], len(self._bits))
+        self._queries += float((weight * partial.queries).sum())
+        pop = np.array([self._pops.get(p, -1) for p in partial.pops], np.int64)[partial.pop]
+        bits = np.exp(-late_ms / self._flight_ms) * partial.bits
+        self._pop_bits += np.bincount(pop[pop >= 0], bits[pop >= 0], len(self._pop_bits))
+
+    def _advance(self, end_ms: int, start_ms: int) -> None:
+        if not self._since_ms:
+            self._since_ms, self._as_of_ms = start_ms, end_ms
+        if end_ms > self._as_of_ms:
+            passed_ms = end_ms - self._as_of_ms
+            faded = 2.0 ** (-passed_ms / (HALF_LIFE_S * SECOND_MS))
+            self._bits *= faded
+            self._pop_bits *= np.exp(-passed_ms / self._flight_ms)
+            self._queries *= faded
+            self._as_of_ms = end_ms
+
+    def _seconds(self, mean_life_s: float) -> float:
+        """The decayed length of the time that sums of this mean life cover."""
+        covered_s = (self._as_of_ms - self._since_ms) / SECOND_MS
+        return float(mean_life_s * -np.expm1(-covered_s / mean_life_s))
+
+    def reported_bps(self) -> F64:
+        """[pops], the load in flight that answers bring to each POP, in reported units."""
+        seconds = self._seconds(self._flight_ms / SECOND_MS)
+        return self._pop_bits / seconds if seconds else self._pop_bits.copy()
+
+    def scale(self, load_bps: F64) -> float:
+        """Measured over reported load: the median over POPs, weighted by what is reported.
+
+        `load_bps` is [pops], NaN where nothing was measured. 1 where nothing can be compared.
+        """
+        reported = self.reported_bps()
+        both = np.flatnonzero((reported > 0) & (load_bps > 0))
+        if not len(both):
+            return 1.0
+        ratio, weight = load_bps[both] / reported[both], reported[both]
+        order = np.argsort(ratio, kind="stable")
+        half = int(np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2))
+        return float(np.clip(ratio[order[half]], SCALE_MIN, SCALE_MAX))
+
+    def trust(self, rows: int) -> float:
+        """Weight of the reports against the prior, 0 to 1; all where nothing is expected."""
+        if not self._prior_bps.any():
+            return 1.0
+        return self._queries / (self._queries + PRIOR_QUERIES * max(rows, 1))
+
+    def bps(self, rows: int, load_bps: F64) -> F64:
+        """[rows], the demand of every prefix, calibrated to the measured `load_bps` of POPs."""
+        prior = _longer(self._prior_bps, rows)[:rows]
+        trust = self.trust(rows)
+        whole = float(self._bits.sum())
+        if not self._queries or not whole:
+            return prior.copy()
+        # Proportions from a long memory, the sum from what is in flight: a flash crowd shows at
+        # once, and no single prefix jumps because its caches asked together.
+        in_flight_bps = float(self.reported_bps().sum())
+        reported = _longer(self._bits, rows)[:rows] / whole * in_flight_bps
+        wanted: F64 = trust * self.scale(load_bps) * reported + (1 - trust) * prior
+        return wanted
+
+
+def _longer(column: F64, rows: int) -> F64:
+    """The column with zeros behind it, at least `rows` long."""
+    if len(column) >= rows:
+        return column
+    return np.concatenate([column, np.zeros(rows - len(column))])

@@ -1,0 +1,179 @@
+"""The guard: judges every new table against the one in force, before it is published.
+
+A table that would be a disaster is refused and kept with the reason; the last good one goes on
+serving. The rules are a list, each a name and a test; a table passes when no rule objects. What
+an operator or a failure forces (a POP is down, drained or full) may move demand freely; what only
+the measurements want may not.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.compare import Answers, moved
+from popsteer.clock import age_s
+from popsteer.table import Table
+
+COVERAGE_MIN = 0.8
+"""Of the demand that the old table answered, so much must be answered by the new one."""
+ONE_POP_MAX = 0.9
+"""Share of demand at one POP, when there are several that could take it."""
+MOVED_MAX = 0.5
+"""Share of demand that may move for no other reason than measurements."""
+STALE_S_MAX = 180.0
+FASTER_FACTOR = 0.4
+FASTER_MAX = 0.3
+"""No more than this share of demand may find its RTT fallen to less than the factor at once."""
+CAPACITY_FACTOR_MAX = 20.0
+SOURCES_MIN = 0.5
+"""Share of the POPs with measurements, against the last good table."""
+
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What the rules look at. Arrays are over the same n prefixes."""
+
+    now_ms: int
+    old: Table | None
+    new: Table
+    demand_bps: F64
+    before: Answers
+    after: Answers
+    excused: F64
+    """[n], share of each prefix that had to move: its POP is down, drained, pinned or too full."""
+    rtt_ratio: F64
+    """[n], estimate for the new POP over what the last good table rests on; NaN is unknown."""
+    pops_usable: int
+    pops_all: int
+    capacity_ratio_max: float
+    """Of any POP, against the last good table; 1 is unchanged."""
+    measured_pops: int
+    measured_pops_before: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Published or refused."""
+
+    rule: str
+    """The rule that objects; empty when none does."""
+    reason: str
+    """For a person: what was found, with numbers."""
+
+    @property
+    def good(self) -> bool:
+        """Whether the table may be published."""
+        return not self.rule
+
+
+Rule = Callable[[Case], str]
+
+
+def judge(case: Case) -> Verdict:
+    """The first rule that objects, or a good verdict."""
+    for name, rule in RULES.items():
+        reason = rule(case)
+        if reason:
+            return Verdict(name, reason)
+    return Verdict("", "")
+
+
+def _empty(case: Case) -> str:
+    return "" if len(case.new) else "the table has no rows"
+
+
+def _replayed(case: Case) -> str:
+    if case.old is None or case.new.meta.generation > case.old.meta.generation:
+        return ""
+    return (
+        f"generation {case.new.meta.generation} is not newer than "
+        f"{case.old.meta.generation}, which is in force"
+    )
+
+
+def _all_down(case: Case) -> str:
+    return "" if case.pops_usable else f"none of {case.pops_all} POPs is usable"
+
+
+def _stale(case: Case) -> str:
+    age = age_s(case.new.meta.window_last_ms, case.now_ms)
+    if age <= STALE_S_MAX:
+        return ""
+    return f"the newest measurement is {age:.0f} s old; at most {STALE_S_MAX:.0f} s"
+
+
+def _shrunken(case: Case) -> str:
+    answered = case.before.share.sum(axis=1) > 0
+    whole = float(case.demand_bps[answered].sum())
+    still = float(case.demand_bps[answered & (case.after.share.sum(axis=1) > 0)].sum())
+    if not whole or still >= COVERAGE_MIN * whole:
+        return ""
+    return f"only {still / whole:.0%} of the demand that had an answer still has one"
+
+
+def _sources(case: Case) -> str:
+    if case.measured_pops >= SOURCES_MIN * case.measured_pops_before:
+        return ""
+    return (
+        f"{case.measured_pops} POPs have measurements; "
+        f"the table in force rests on {case.measured_pops_before}"
+    )
+
+
+def _one_pop(case: Case) -> str:
+    if case.pops_usable < 3:
+        return ""
+    placed = case.after.share > 0
+    weight = (case.after.share * case.demand_bps[:, None])[placed]
+    load = np.bincount(case.after.pop[placed], weight)
+    if not load.sum() or load.max() <= ONE_POP_MAX * load.sum():
+        return ""
+    top = case.new.pops[int(load.argmax())]
+    return f"{load.max() / load.sum():.0%} of the demand would go to {top} alone"
+
+
+def _capacity(case: Case) -> str:
+    ratio = case.capacity_ratio_max
+    if 1 / CAPACITY_FACTOR_MAX <= ratio <= CAPACITY_FACTOR_MAX:
+        return ""
+    return f"the capacity of a POP changed by a factor of {ratio:.4g}; is its unit right?"
+
+
+def _poisoned(case: Case) -> str:
+    whole = float(case.demand_bps.sum())
+    fell = float(case.demand_bps[case.rtt_ratio < FASTER_FACTOR].sum())
+    if not whole or fell <= FASTER_MAX * whole:
+        return ""
+    return (
+        f"{fell / whole:.0%} of the demand goes where the RTT is said to have fallen "
+        f"below {FASTER_FACTOR:.0%} of what it was: not believed"
+    )
+
+
+def _moved(case: Case) -> str:
+    whole = float(case.demand_bps.sum())
+    change = np.maximum(moved(case.before, case.after) - case.excused, 0.0)
+    share = float((change * case.demand_bps).sum()) / whole if whole else 0.0
+    if share <= MOVED_MAX:
+        return ""
+    return f"{share:.0%} of the demand would move for measurements alone; at most {MOVED_MAX:.0%}"
+
+
+RULES: dict[str, Rule] = {
+    "empty": _empty,
+    "replayed": _replayed,
+    "all POPs down": _all_down,
+    "stale inputs": _stale,
+    "sources silent": _sources,
+    "shrunken coverage": _shrunken,
+    "all to one POP": _one_pop,
+    "capacity": _capacity,
+    "poisoned": _poisoned,
+    "moved": _moved,
+}
+"""By name, in the order of judgement."""

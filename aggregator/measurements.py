@@ -1,0 +1,93 @@
+"""All that was measured, as the planner remembers it: reads partials, feeds the estimators.
+
+Owns the three inboxes and what is learnt from them; decides nothing.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.control import Fleet
+from aggregator.demand import Demand
+from aggregator.estimate import Estimates, Estimator
+from aggregator.merge import Inbox, rtt_windows
+from aggregator.partials import DemandPartial, Partial, RttPartial, SignalPartial
+from aggregator.prefixes import Prefixes
+from aggregator.signals import Signals
+from popsteer.clock import SECOND_MS
+from popsteer.config import Plan
+from popsteer.samples import Kind
+from popsteer.store import ObjectStore
+from popsteer.targets import Targets
+
+HALF_LIVES_READ = 6
+"""Partials older than so many half-lives of an estimate would hardly weigh."""
+SIGNAL_HORIZON_S = 60
+BULK_HORIZON_S_MIN = 120
+
+
+class Measurements:
+    """Prefixes, estimates, demand and signals."""
+
+    def __init__(self, store: ObjectStore, plan: Plan, fleet: Fleet) -> None:
+        bulk_s = max(BULK_HORIZON_S_MIN, HALF_LIVES_READ * plan.estimate_half_life_s)
+        self.fleet = fleet
+        self.prefixes = Prefixes()
+        self.estimator = Estimator(plan.estimate_half_life_s, plan.age_s_max)
+        self.demand = Demand(fleet.pops, fleet.ttl_s)
+        self.signals = Signals()
+        self.window_first_ms = 0
+        self.window_last_ms = 0
+        """End of the newest RTT window merged; 0 is none."""
+        self.windows = 0
+        """RTT windows merged."""
+        self.sequences: dict[str, tuple[str, str]] = {}
+        """First and last Kinesis sequence number merged, by stream and shard."""
+        self._rtt = Inbox(store, Kind.RTT, int(bulk_s * SECOND_MS))
+        self._demand = Inbox(store, Kind.DEMAND, int(bulk_s * SECOND_MS))
+        self._signal = Inbox(store, Kind.SIGNAL, SIGNAL_HORIZON_S * SECOND_MS)
+        self._targets = np.zeros(0, np.int64)
+
+    def expect(self, targets: Targets) -> None:
+        """Take the targets as the prefixes to wait for, and their weights as demand."""
+        rows = self.prefixes.add(targets.net, targets.plen)
+        known = rows >= 0
+        self._targets = rows[known]
+        self.demand.expect(rows[known], targets.weight_bps[known])
+
+    def read_signals(self) -> int:
+        """Learn from new signals; gives how many partials there were."""
+        partials = self._signal.read()
+        self.signals.observe(p for p in partials if isinstance(p, SignalPartial))
+        return len(partials)
+
+    def read_bulk(self, now_ms: int) -> int:
+        """Learn from new RTT and demand; gives how many partials there were."""
+        rtt, demand = self._rtt.read(), self._demand.read()
+        windows = [p for p in rtt if isinstance(p, RttPartial)]
+        for window in rtt_windows(windows, self.prefixes, self.fleet.pops):
+            self.estimator.observe(window, len(self.fleet.pops))
+            self.windows += window.end_ms > self.window_last_ms
+            self.window_last_ms = max(self.window_last_ms, window.end_ms)
+            self.window_first_ms = self.window_first_ms or window.end_ms
+        self.demand.observe((p for p in demand if isinstance(p, DemandPartial)), self.prefixes)
+        self._note(rtt)
+        self.estimator.forget(now_ms)
+        return len(rtt) + len(demand)
+
+    def _note(self, partials: list[Partial]) -> None:
+        for partial in partials:
+            origin = partial.origin
+            shard = f"{origin.stream}/{origin.shard}"
+            first, _ = self.sequences.get(shard, (str(origin.first_sequence), ""))
+            self.sequences[shard] = first, str(origin.last_sequence)
+
+    def coverage(self, estimates: Estimates) -> float:
+        """Share of the targets for which some POP is known; 0 without targets."""
+        if not len(self._targets):
+            return 0.0
+        known = np.unique(estimates.key // len(self.fleet.pops))
+        return float(np.isin(self._targets, known).mean())
+
+    def demand_bps(self, load_bps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[prefixes], calibrated to the measured load of POPs."""
+        return self.demand.bps(len(self.prefixes), load_bps)

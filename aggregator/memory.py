@@ -1,0 +1,90 @@
+"""What the guard compares a new table with: the measurements behind the last good one.
+
+A refusal must not last for ever when the world really changed: with every refused table the
+reference gives way a little, so a lie must be kept up for minutes while the alarm rings.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.cycle import Outcome
+from aggregator.estimate import Estimates
+from aggregator.solve import NOWHERE
+
+RELENT_SHARE = 0.1
+"""By how much the reference gives way with each refusal."""
+FRESH_S = 90.0
+"""A POP counts as measured while an estimate of it is younger."""
+FRESH_PREFIXES = 0.1
+"""Of the prefixes known for the POP, so many must be fresh."""
+
+F64 = NDArray[np.float64]
+
+
+class Reference:
+    """Owns the estimates, capacities and sources behind the last good table."""
+
+    def __init__(self) -> None:
+        self._key = np.zeros(0, np.int64)
+        self._rtt_us = np.zeros(0)
+        self._rated_bps: F64 | None = None
+        self.pops = 0
+
+    def capacity(self, rated_bps: F64) -> None:
+        """Take capacities over from the last planner; NaN is unknown."""
+        self._rated_bps = rated_bps
+
+    def accept(self, estimates: Estimates, rated_bps: F64, pops: int) -> None:
+        """A table on these was published."""
+        self._key, self._rtt_us = estimates.key, estimates.rtt_us
+        self._rated_bps = rated_bps
+        self.pops = self.fresh_pops(estimates, pops)
+
+    def relent(self, estimates: Estimates, pops: int) -> None:
+        """A table on these was refused: give way a little."""
+        now_us = self._now_us(estimates)
+        low, high = (1 - RELENT_SHARE) * self._rtt_us, (1 + RELENT_SHARE) * self._rtt_us
+        self._rtt_us = np.where(np.isnan(now_us), self._rtt_us, np.clip(now_us, low, high))
+        self.pops = max(self.fresh_pops(estimates, pops), int(self.pops * (1 - RELENT_SHARE)))
+
+    def _now_us(self, estimates: Estimates) -> F64:
+        """The estimates now, for the pairs of the reference; NaN where there is none."""
+        if not len(estimates):
+            return np.full(len(self._key), np.nan)
+        at = np.minimum(np.searchsorted(estimates.key, self._key), len(estimates) - 1)
+        now: F64 = np.where(estimates.key[at] == self._key, estimates.rtt_us[at], np.nan)
+        return now
+
+    def rtt_ratio(self, outcome: Outcome, pops: int) -> F64:
+        """[n], the estimate for each prefix's main POP over the reference; NaN unknown."""
+        share = outcome.assignment.share
+        best = share.argmax(axis=1)
+        line = np.arange(len(share))
+        pop = outcome.considered.pop[line, best]
+        ratio = np.full(len(share), np.nan)
+        if not len(self._key):
+            return ratio
+        key = outcome.considered.row * pops + np.where(pop == NOWHERE, 0, pop)
+        at = np.minimum(np.searchsorted(self._key, key), len(self._key) - 1)
+        known = (self._key[at] == key) & (pop != NOWHERE)
+        now_us = outcome.considered.rtt_us[line, best]
+        ratio[known] = now_us[known] / self._rtt_us[at[known]]
+        return ratio
+
+    def capacity_ratio(self, rated_bps: F64) -> float:
+        """The factor by which a POP's capacity changed most; 1 where nothing is known."""
+        if self._rated_bps is None:
+            return 1.0
+        both = np.isfinite(self._rated_bps) & np.isfinite(rated_bps)
+        ratio = rated_bps[both] / self._rated_bps[both]
+        if not len(ratio):
+            return 1.0
+        return float(ratio[np.abs(np.log(ratio)).argmax()])
+
+    @staticmethod
+    def fresh_pops(estimates: Estimates, pops: int) -> int:
+        """How many POPs have fresh measurements."""
+        pop = estimates.key % pops
+        fresh = np.bincount(pop, estimates.age_s <= FRESH_S, pops)
+        known = np.bincount(pop, minlength=pops)
+        return int(((fresh > 0) & (fresh >= FRESH_PREFIXES * known)).sum())

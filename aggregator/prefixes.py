@@ -1,0 +1,85 @@
+"""Row numbers for prefixes: whoever keeps a column per prefix asks here which row it is.
+
+Rows are given in the order of appearance and never change, so columns only grow. It owns no
+measurement; when there are too many prefixes the newcomers are refused, never the known.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from popsteer.names import IPV6_BIT, LENGTH_MASK, Net, Plen, mask
+
+UNKNOWN = -1
+"""Row of a prefix that is not here."""
+ROWS_MAX = 4_000_000
+
+Rows = NDArray[np.int64]
+
+
+class Prefixes:
+    """All prefixes seen, each with its row."""
+
+    def __init__(self, rows_max: int = ROWS_MAX) -> None:
+        self.net: Net = np.zeros(0, np.uint64)
+        self.plen: Plen = np.zeros(0, np.uint8)
+        self.refused = 0
+        """How many lookups found no place for a new prefix."""
+        self._rows_max = rows_max
+        # Sorted nets and their rows, by `plen`: there are few lengths, and within one a lookup
+        # is a binary search.
+        self._sorted: dict[int, tuple[Net, Rows]] = {}
+
+    def __len__(self) -> int:
+        return len(self.net)
+
+    def rows(self, net: Net, plen: Plen) -> Rows:
+        """The row of each prefix, UNKNOWN where it was never added."""
+        found = np.full(len(net), UNKNOWN, np.int64)
+        for one, (nets, rows) in self._sorted.items():
+            here = np.flatnonzero(plen == one)
+            if len(here):
+                at = np.minimum(np.searchsorted(nets, net[here]), len(nets) - 1)
+                found[here] = np.where(nets[at] == net[here], rows[at], UNKNOWN)
+        return found
+
+    def add(self, net: Net, plen: Plen) -> Rows:
+        """The row of each prefix, with new rows for new ones; UNKNOWN beyond the bound."""
+        found = self.rows(net, plen)
+        missing = found == UNKNOWN
+        if not missing.any():
+            return found
+        for one in np.unique(plen[missing]).tolist():
+            self._insert(np.unique(net[missing & (plen == one)]), one)
+        found[missing] = self.rows(net[missing], plen[missing])
+        self.refused += int((found == UNKNOWN).sum())
+        return found
+
+    def _insert(self, new: Net, plen: int) -> None:
+        new = new[: max(0, self._rows_max - len(self))]
+        if not len(new):
+            return
+        rows = np.arange(len(self), len(self) + len(new))
+        self.net = np.concatenate([self.net, new])
+        self.plen = np.concatenate([self.plen, np.full(len(new), plen, np.uint8)])
+        old_net, old_rows = self._sorted.get(plen, (new[:0], rows[:0]))
+        nets, all_rows = np.concatenate([old_net, new]), np.concatenate([old_rows, rows])
+        order = np.argsort(nets, kind="stable")
+        self._sorted[plen] = nets[order], all_rows[order]
+
+    def covering(self, rows: Rows) -> Rows:
+        """The row of the longest known prefix that properly contains each; UNKNOWN if none."""
+        best = np.full(len(rows), UNKNOWN, np.int64)
+        net, plen = self.net[rows], self.plen[rows]
+        for wide in sorted(self._sorted, key=lambda p: p & LENGTH_MASK):
+            nets, wide_rows = self._sorted[wide]
+            length = wide & LENGTH_MASK
+            inside = ((plen & IPV6_BIT) == (wide & IPV6_BIT)) & ((plen & LENGTH_MASK) > length)
+            here = np.flatnonzero(inside)
+            if not len(here):
+                continue
+            wanted = net[here] & np.uint64(mask(length))
+            at = np.minimum(np.searchsorted(nets, wanted), len(nets) - 1)
+            hit = nets[at] == wanted
+            # Lengths ascend, so a longer cover overwrites a shorter one.
+            best[here[hit]] = wide_rows[at[hit]]
+        return best
