@@ -6,6 +6,7 @@ one master, so every worker, and every node that shares the master, knows them w
 """
 
 import hashlib
+import hmac
 import struct
 from dataclasses import dataclass
 
@@ -40,19 +41,23 @@ def well_formed(data: bytes) -> bool:
 
 def make(client_cookie: bytes, address: bytes, secret: CookieSecret, now_s: int) -> bytes:
     """The server cookie for a client now."""
-    head = _VERSION + struct.pack("!I", now_s & 0xFFFFFFFF)
-    key = secret.of_day(now_s // ROTATION_S)
-    return head + siphash_2_4(key, client_cookie + head + address)
+    head = _VERSION + (now_s & 0xFFFFFFFF).to_bytes(4, "big")
+    return head + _mac(client_cookie + head, address, secret, now_s)
 
 
 def valid(data: bytes, address: bytes, secret: CookieSecret, now_s: int) -> bool:
     """Whether an option carries a server cookie that we gave this client not long ago."""
-    if len(data) != CLIENT_BYTES + SERVER_BYTES or data[8:12] != _VERSION:
+    # The reserved octets may be anything, the MAC covers them (RFC 9018 §4.2).
+    if len(data) != CLIENT_BYTES + SERVER_BYTES or data[8] != _VERSION[0]:
         return False
-    made_s = now_s - _age_s(data, now_s)
-    if not -AHEAD_S_MAX <= now_s - made_s <= AGE_S_MAX:
+    age_s = _age_s(data, now_s)
+    if not -AHEAD_S_MAX <= age_s <= AGE_S_MAX:
         return False
-    return data[8:] == make(data[:CLIENT_BYTES], address, secret, made_s)
+    return hmac.compare_digest(data[16:], _mac(data[:16], address, secret, now_s - age_s))
+
+
+def _mac(cookies: bytes, address: bytes, secret: CookieSecret, made_s: int) -> bytes:
+    return siphash_2_4(secret.of_day(made_s // ROTATION_S), cookies + address)
 
 
 def reply(data: bytes, address: bytes, secret: CookieSecret, now_s: int) -> bytes:
