@@ -11,6 +11,11 @@ from popsteer.config import Aws
 READY = "ready "
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes last, so that a small fault is told at once."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+
+
 @pytest.fixture(scope="session")
 def local_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     """An embedded AWS of its own process on a free port, with bucket `popsteer`.

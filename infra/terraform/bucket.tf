@@ -89,6 +89,9 @@ resource "aws_s3_bucket_lifecycle_configuration" "popsteer" {
     filter {
       prefix = ""
     }
+    expiration {
+      expired_object_delete_marker = true
+    }
     noncurrent_version_expiration {
       noncurrent_days = 1
     }

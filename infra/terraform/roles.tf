@@ -57,6 +57,11 @@ locals {
         Action   = ["s3:PutObject"]
         Resource = [for name in ["tables", "state", "evidence"] : "${local.objects}/${name}/*"]
       },
+      {
+        Effect   = "Allow"
+        Action   = ["s3:DeleteObject"] # beyond the newest few hundred
+        Resource = [for name in ["tables", "evidence"] : "${local.objects}/${name}/*"]
+      },
       local.list_bucket, local.encrypt, local.decrypt,
     ]
     serve = [

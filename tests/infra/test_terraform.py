@@ -156,7 +156,7 @@ def test_old_objects_expire(outputs: dict[str, Any], local_aws: Aws) -> None:
     days = {rule["ID"]: rule.get("Expiration", {}).get("Days") for rule in rules}
     assert days["partials"] == 30
     assert days["evidence"] == 14
-    assert days["old-versions"] is None, "tables, state and orders never expire"
+    assert days["old-versions"] is None, "what is in force never expires"
 
 
 def test_each_process_has_a_role_of_its_own(outputs: dict[str, Any], local_aws: Aws) -> None:
@@ -174,14 +174,15 @@ def test_each_process_has_a_role_of_its_own(outputs: dict[str, Any], local_aws: 
 def test_only_the_planner_writes_tables(outputs: dict[str, Any], local_aws: Aws) -> None:
     assert outputs
     iam = _client("iam", local_aws)
-    writers = {
-        process
-        for process in PROCESSES
-        for statement in _statements(iam, process)
-        if "s3:PutObject" in statement["Action"]
-        and any(arn.endswith("/tables/*") for arn in statement["Resource"])
-    }
-    assert writers == {"plan"}
+    for action in ("s3:PutObject", "s3:DeleteObject"):
+        allowed = {
+            process
+            for process in PROCESSES
+            for statement in _statements(iam, process)
+            if action in statement["Action"]
+            and any(arn.endswith("/tables/*") for arn in statement["Resource"])
+        }
+        assert allowed == {"plan"}
 
 
 def _statements(iam: Any, process: str) -> list[dict[str, Any]]:
