@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from console.published import View
 from numpy.typing import NDArray
+
+from console.published import View
 from popsteer import config_file
 from popsteer import evidence as evidences
 from popsteer import overview as overviews
@@ -65,8 +66,7 @@ def answers(*rows: dict[str, int]) -> tuple[NDArray[np.uint16], NDArray[np.uint8
     return pop, share
 
 
-@pytest.fixture
-def table() -> Table:
+def make_table() -> Table:
     """10.0.0.0/24 to fra1, 10.0.1.0/24 split fra1 and lon1, 2001:db8:1::/48 to par1."""
     net, plen = prefix_arrays(
         Prefix.parse(text) for text in ("10.0.0.0/24", "10.0.1.0/24", "2001:db8:1::/48")
@@ -88,8 +88,7 @@ def table() -> Table:
     return tables.build(meta, POPS, net, plen, pop, share, rtt)
 
 
-@pytest.fixture
-def evidence() -> Evidence:
+def make_evidence() -> Evidence:
     """Of 10.0.0.0/24 alone: fra1 chosen, lon1 slower, par1 faster but full."""
     net, plen = prefix_arrays([Prefix.parse("10.0.0.0/24")] * 3)
 
@@ -114,8 +113,7 @@ def evidence() -> Evidence:
     )
 
 
-@pytest.fixture
-def state() -> State:
+def make_state() -> State:
     return State(
         generation=3,
         created_ms=NOW_MS - 1_000,
@@ -129,8 +127,7 @@ def state() -> State:
     )
 
 
-@pytest.fixture
-def overview() -> Overview:
+def make_overview() -> Overview:
     def pop(p50: float, load: float, capacity: float, share: float) -> PopView:
         return PopView(
             rtt_p50_us=p50,
@@ -165,6 +162,26 @@ def overview() -> Overview:
 
 
 @pytest.fixture
+def table() -> Table:
+    return make_table()
+
+
+@pytest.fixture
+def evidence() -> Evidence:
+    return make_evidence()
+
+
+@pytest.fixture
+def state() -> State:
+    return make_state()
+
+
+@pytest.fixture
+def overview() -> Overview:
+    return make_overview()
+
+
+@pytest.fixture
 def view(table: Table, state: State, overview: Overview, evidence: Evidence) -> View:
     return View(table, state, overview, evidence, Orders())
 
@@ -183,3 +200,10 @@ def store(table: Table, state: State, overview: Overview, evidence: Evidence) ->
             evidences.key(7): evidences.encode(evidence),
         }
     )
+
+
+@pytest.fixture(scope="session")
+def fixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[View, Config, int]:
+    """The same for property tests, which share one value over all examples."""
+    config = config_file.parse(RAW, tmp_path_factory.mktemp("fixed") / "popsteer.toml")
+    return View(make_table(), make_state(), make_overview(), make_evidence()), config, NOW_MS
