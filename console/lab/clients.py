@@ -82,6 +82,13 @@ def query(name: str, prefix: Prefix) -> bytes:
     return bytes(record.pack())
 
 
+def ecs_scope(record: DNSRecord) -> int:
+    """The scope prefix-length that an answer carries, 0 without one (RFC 7871 §6)."""
+    options = [option for extra in record.ar if extra.rtype == QTYPE.OPT for option in extra.rdata]
+    scopes = [option.data[3] for option in options if option.code == ECS_OPTION]
+    return int(scopes[0]) if scopes else 0
+
+
 class Clients(asyncio.DatagramProtocol):
     """Asks for every cache that is due, from one UDP socket."""
 
@@ -89,6 +96,8 @@ class Clients(asyncio.DatagramProtocol):
         self.caches = caches
         self.asked = 0
         self.unanswered = 0
+        self.steered = False
+        """Whether an answer has depended on the subnet: users come when there is a table."""
         self._queries = queries
         self._pop_of = pop_of
         self._waiting: dict[int, tuple[int, float]] = {}
@@ -105,7 +114,8 @@ class Clients(asyncio.DatagramProtocol):
         for query_id in late:
             del self._waiting[query_id]
         self.unanswered += len(late)
-        for cache in self.caches.take_due(now_s, QUERIES_PER_TICK_MAX).tolist():
+        limit = QUERIES_PER_TICK_MAX if self.steered else 1
+        for cache in self.caches.take_due(now_s, limit).tolist():
             self._ask(cache, now_s + ANSWER_TIMEOUT_S)
 
     def _ask(self, cache: int, until_s: float) -> None:
@@ -124,6 +134,9 @@ class Clients(asyncio.DatagramProtocol):
         except DNSError:
             return
         waiting = self._waiting.pop(record.header.id, None)
+        self.steered |= ecs_scope(record) > 0
+        if not self.steered:
+            return
         addresses = [(str(rr.rdata), rr.ttl) for rr in record.rr if rr.rtype == QTYPE.A]
         if waiting is None or not addresses or addresses[0][0] not in self._pop_of:
             return

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import aiohttp
-from dnslib import EDNS0, QTYPE, RCODE, DNSError, DNSRecord
+from dnslib import QTYPE, RCODE, DNSError, DNSRecord
 
-from console.lab.clients import query
+from console.lab.clients import ecs_scope, query
 from popsteer.config import Config
 from popsteer.errors import StoreError
 from popsteer.names import Prefix
@@ -106,14 +106,7 @@ def _is_steered(record: DNSRecord | None, addresses: frozenset[str]) -> bool:
     if record is None or record.header.rcode != RCODE.NOERROR:
         return False
     named = any(rr.rtype == QTYPE.A and str(rr.rdata) in addresses for rr in record.rr)
-    scopes = [
-        option.data[3]
-        for extra in record.ar
-        if isinstance(extra, EDNS0) or extra.rtype == QTYPE.OPT
-        for option in extra.rdata
-        if len(option.data) >= 4
-    ]
-    return named and any(scopes)
+    return named and ecs_scope(record) > 0
 
 
 def _has_partial(store: ObjectStore) -> bool:
