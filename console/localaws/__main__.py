@@ -7,6 +7,7 @@ Exit codes: 0 after SIGTERM or SIGINT, 2 when it cannot start, with one sentence
 import argparse
 import ctypes
 import fcntl
+import gc
 import os
 import signal
 import socket
@@ -85,15 +86,19 @@ def _lock(data: Path) -> IO[bytes]:
 def _serve(options: argparse.Namespace, listener: socket.socket, lock: IO[bytes]) -> int:
     host, port = listener.getsockname()[:2]
     endpoint = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    # A process of its own: it starts while this one does, and boto3's clients, which would keep
-    # 45 MB, end with it.
-    own_files = (listener.fileno(), lock.fileno())
-    provisioner = get_context("fork").Process(
-        target=_provision, args=(options, endpoint, own_files), daemon=True
-    )
-    provisioner.start()
+    provisioner = None
+    # The bucket is made last, so where it is, there is nothing to make.
+    if not (options.data / "s3" / options.bucket).is_dir():
+        # A process of its own: it starts while this one does, and boto3's clients, which would
+        # keep 45 MB, end with it.
+        own_files = (listener.fileno(), lock.fileno())
+        provisioner = get_context("fork").Process(
+            target=_provision, args=(options, endpoint, own_files), daemon=True
+        )
+        provisioner.start()
 
     from console.localaws import server
+    from console.localaws.files import UnreadableError
     from console.localaws.services import Services, Settings
 
     services = Services(
@@ -106,8 +111,11 @@ def _serve(options: argparse.Namespace, listener: socket.socket, lock: IO[bytes]
             clean_period_s=options.clean_s,
         )
     )
-    services.load()
-    _return_large_blocks()
+    try:
+        services.load()
+    except UnreadableError as error:
+        _refuse(f"--data {options.data}: {error}; move that file away or choose another directory")
+    _settle_memory()
     return server.run(services, listener.detach(), provisioner, endpoint)
 
 
@@ -131,11 +139,15 @@ def _provision(options: argparse.Namespace, endpoint: str, not_ours: tuple[int, 
     )
 
 
-def _return_large_blocks() -> None:
-    """Tell glibc to hand freed request bodies back to the kernel, at whatever size (mallopt(3)).
+def _settle_memory() -> None:
+    """See that freed request bodies go back to the kernel soon.
 
-    By default it raises its threshold to the largest block it has seen freed, and keeps the rest.
+    glibc raises its threshold for that to the largest block it has seen freed, unless told one
+    (mallopt(3)). And moto's requests are cycles: full collections, which free them, are rare while
+    the hundreds of thousands of objects of the imports count as garbage to look through.
     """
+    gc.collect()
+    gc.freeze()
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK_BYTES)

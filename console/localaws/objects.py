@@ -7,6 +7,7 @@ several versions only the newest outlives it; so do buckets, but not their setti
 """
 
 import io
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,7 +108,7 @@ class Objects:
         for folder in sorted(self.folder.iterdir()):
             self.backend.create_bucket(folder.name, REGION)
             for path in folder.iterdir():
-                if path.suffix == ".new":
+                if path.name.endswith(files.ASIDE):
                     path.unlink()
                 else:
                     self._load_object(folder.name, path)
@@ -148,7 +149,7 @@ class Objects:
             (self.folder / name).mkdir()
         for name in known - self.backend.buckets.keys():
             # moto deletes a bucket only when it is empty.
-            (self.folder / name).rmdir()
+            shutil.rmtree(self.folder / name)
 
     def _sync_key(self, bucket_name: str, key_name: str, versions: list[Any]) -> None:
         kept: set[Path] = set()
@@ -167,7 +168,7 @@ class Objects:
     def _load_object(self, bucket_name: str, path: Path) -> None:
         with path.open("rb") as file:
             line = file.readline()
-        info = msgspec.json.decode(line, type=ObjectInfo)
+        info = files.decode(path, line, ObjectInfo)
         key = _restored(info, bucket_name)
         key._value_buffer = DiskBody(path, len(line))
         bucket = self.backend.buckets[bucket_name]

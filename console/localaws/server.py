@@ -27,16 +27,18 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
-def run(services: Services, listener: int, provisioner: BaseProcess, endpoint: str) -> int:
+def run(services: Services, listener: int, provisioner: BaseProcess | None, endpoint: str) -> int:
     """Serve on a listening socket, by its number, until SIGTERM or SIGINT; gives the exit code.
 
-    `provisioner` is a child process that fills us through our own port; when it has succeeded we
-    say `ready` on stdout, and when it has failed we end.
+    `provisioner` is a child process that fills us through our own port, if there is anything to
+    fill; when it has succeeded we say `ready` on stdout, and when it has failed we end.
     """
     return uvloop.run(_serve(services, listener, provisioner, endpoint))
 
 
-async def _serve(services: Services, listener: int, provisioner: BaseProcess, endpoint: str) -> int:
+async def _serve(
+    services: Services, listener: int, provisioner: BaseProcess | None, endpoint: str
+) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, _stop, services, provisioner, stop)
@@ -54,9 +56,10 @@ async def _serve(services: Services, listener: int, provisioner: BaseProcess, en
     return announced.result()
 
 
-async def _announce(provisioner: BaseProcess, endpoint: str, stop: asyncio.Event) -> int:
-    await asyncio.to_thread(provisioner.join)
-    if provisioner.exitcode == 0:
+async def _announce(provisioner: BaseProcess | None, endpoint: str, stop: asyncio.Event) -> int:
+    if provisioner is not None:
+        await asyncio.to_thread(provisioner.join)
+    if provisioner is None or provisioner.exitcode == 0:
         print(f"ready {endpoint}", flush=True)
     elif not stop.is_set():
         stop.set()
@@ -64,10 +67,11 @@ async def _announce(provisioner: BaseProcess, endpoint: str, stop: asyncio.Event
     return 0
 
 
-def _stop(services: Services, provisioner: BaseProcess, stop: asyncio.Event) -> None:
+def _stop(services: Services, provisioner: BaseProcess | None, stop: asyncio.Event) -> None:
     """End soon, and end surely: a client that holds its connection open must not keep us."""
     stop.set()
-    provisioner.terminate()
+    if provisioner is not None:
+        provisioner.terminate()
     services.close()
     asyncio.get_running_loop().call_later(STOP_S_MAX, os._exit, 0)
 

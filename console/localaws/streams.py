@@ -101,8 +101,8 @@ class Stream:
     @classmethod
     def load(cls, folder: Path, bytes_max: int) -> "Stream":
         """A stream that an earlier process left in `folder`."""
-        info = msgspec.json.decode((folder / "stream.json").read_bytes(), type=StreamInfo)
-        return cls(info, folder, bytes_max)
+        path = folder / "stream.json"
+        return cls(files.decode(path, path.read_bytes(), StreamInfo), folder, bytes_max)
 
     @property
     def arn(self) -> str:

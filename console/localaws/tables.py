@@ -69,7 +69,7 @@ class Tables:
         """Take up what an earlier process left."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(self.folder.glob("*.json")):
-            kept = msgspec.json.decode(path.read_bytes(), type=TableFile)
+            kept = files.decode(path, path.read_bytes(), TableFile)
             _restore(self.backend, kept)
 
     def note(self, request: Request) -> None:

@@ -263,7 +263,6 @@ def test_limits_refuse_single_records_and_fast_readers(launch: "Launch") -> None
         None,
         "ProvisionedThroughputExceededException",
     ]
-    assert len(read(kinesis, "popsteer-bulk", shard)) == 0
     assert codes
     assert set(codes) == {"ProvisionedThroughputExceededException"}
 

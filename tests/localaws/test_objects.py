@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tests.localaws.conftest import Launch, LocalAws
 
 BUCKET = "popsteer"
-WRITERS = 6
+WRITERS = 5
+ROUNDS = 6
 
 
 @pytest.fixture
@@ -62,7 +63,8 @@ def test_of_many_writers_of_one_key_exactly_one_wins(shared: "LocalAws") -> None
                 clients[writer].put_object(Bucket=BUCKET, Key=key, Body=body, IfNoneMatch="*")
                 won.append(key)
             except ClientError as error:
-                assert status(error) == 412  # noqa: PT017
+                if status(error) != 412:
+                    raise
         return won
 
     with ThreadPoolExecutor(WRITERS) as pool:
@@ -83,7 +85,7 @@ def test_no_update_is_lost_by_compare_and_swap(shared: "LocalAws") -> None:
 
     def count(writer: int) -> None:
         done = 0
-        while done < 10:
+        while done < ROUNDS:
             now = clients[writer].get_object(Bucket=BUCKET, Key="counter")
             body = str(int(now["Body"].read()) + 1).encode()
             try:
@@ -92,13 +94,14 @@ def test_no_update_is_lost_by_compare_and_swap(shared: "LocalAws") -> None:
                 )
                 done += 1
             except ClientError as error:
-                assert status(error) == 412  # noqa: PT017
+                if status(error) != 412:
+                    raise
 
     with ThreadPoolExecutor(WRITERS) as pool:
         list(pool.map(count, range(WRITERS)))
 
     total = shared.s3.get_object(Bucket=BUCKET, Key="counter")["Body"].read()
-    assert total == str(10 * WRITERS).encode()
+    assert total == str(ROUNDS * WRITERS).encode()
     for client in clients:
         client.close()
 
@@ -163,12 +166,12 @@ def test_bodies_lie_on_disk_alone(shared: "LocalAws") -> None:
     body = os.urandom(2**20)
     shared.s3.put_object(Bucket=BUCKET, Key="big/0", Body=body)
     memory_kb, files = held()
-    for i in range(60):
+    for i in range(100):
         shared.s3.put_object(Bucket=BUCKET, Key=f"big/{i}", Body=body)
 
     after_kb, after_files = held()
 
-    assert after_kb - memory_kb < 20_000
+    assert after_kb - memory_kb < 50_000
     assert after_files <= files + 2
 
 

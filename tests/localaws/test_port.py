@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import Request, urlopen
 
@@ -170,12 +171,8 @@ def refusal(*options: str) -> tuple[int, str]:
     return ended.returncode, ended.stderr
 
 
-def test_a_port_in_use_is_one_sentence(
-    shared: "LocalAws", tmp_path_factory: "pytest.TempPathFactory"
-) -> None:
-    folder = tmp_path_factory.mktemp("other")
-
-    code, text = refusal("--listen", shared.listen, "--data", str(folder))
+def test_a_port_in_use_is_one_sentence(shared: "LocalAws", tmp_path: Path) -> None:
+    code, text = refusal("--listen", shared.listen, "--data", str(tmp_path))
 
     assert code == 2
     assert text == (
@@ -192,8 +189,21 @@ def test_data_in_use_is_one_sentence(shared: "LocalAws") -> None:
     )
 
 
-def test_a_bad_address_is_one_sentence(tmp_path_factory: "pytest.TempPathFactory") -> None:
-    code, text = refusal("--listen", "here", "--data", str(tmp_path_factory.mktemp("d")))
+def test_a_bad_address_is_one_sentence(tmp_path: Path) -> None:
+    code, text = refusal("--listen", "here", "--data", str(tmp_path))
 
     assert code == 2
     assert text == "--listen here: use HOST:PORT, as in 127.0.0.1:4566\n"
+
+
+def test_a_file_that_is_not_ours_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "kinesis" / "s" / "stream.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"name": 7}')
+
+    code, text = refusal("--listen", "127.0.0.1:0", "--data", str(tmp_path))
+
+    assert code == 2
+    assert text.startswith(f"--data {tmp_path}: {file}: ")
+    assert text.endswith("; move that file away or choose another directory\n")
+    assert text.count("\n") == 1

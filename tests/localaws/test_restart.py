@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 BUCKET = "popsteer"
 STREAM = "popsteer-bulk"
+ODD_KEYS = ["odd/a b+c=d%2Fe", "odd/é", "odd/x", "odd/x/y", ".new", "x+new", "odd/" + "n" * 900]
 FIRST = "shardId-000000000000"
 
 
@@ -76,6 +77,8 @@ def test_objects_etags_and_conditions_survive(mortal: "LocalAws") -> None:
         Bucket=BUCKET, Key="tables/1.arrow", Body=body, ContentType="a/b", Metadata={"x": "y"}
     )["ETag"]
     moved = s3.put_object(Bucket=BUCKET, Key="tables/current.json", Body=b"{}")["ETag"]
+    for key in ODD_KEYS:
+        s3.put_object(Bucket=BUCKET, Key=key, Body=key.encode())
     s3.put_object(Bucket=BUCKET, Key="gone", Body=b"")
     s3.delete_object(Bucket=BUCKET, Key="gone")
     written = s3.head_object(Bucket=BUCKET, Key="tables/1.arrow")
@@ -92,7 +95,9 @@ def test_objects_etags_and_conditions_survive(mortal: "LocalAws") -> None:
         assert late.value.response["Error"]["Code"] == "PreconditionFailed"
     s3.put_object(Bucket=BUCKET, Key="tables/current.json", Body=b"{1}", IfMatch=moved)
     s3.put_object(Bucket=BUCKET, Key="gone", Body=b"again", IfNoneMatch="*")
-    assert s3.list_objects_v2(Bucket=BUCKET)["KeyCount"] == 3
+    assert s3.list_objects_v2(Bucket=BUCKET)["KeyCount"] == 3 + len(ODD_KEYS)
+    for key in ODD_KEYS:
+        assert s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() == key.encode()
 
 
 def test_leases_and_tables_survive_with_their_last_change(mortal: "LocalAws") -> None:
