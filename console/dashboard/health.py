@@ -176,7 +176,7 @@ def _complaints(row: PopRow) -> Iterator[str]:
 def status(
     view: View, rows: tuple[PopRow, ...], config: Config, trouble: str, now_ms: int
 ) -> Status:
-    """The status line; `trouble` is why the store cannot be read, if it cannot."""
+    """The status line; `trouble` says why the store is not read, if so."""
     stale = tuple(_stale(view, config, trouble, now_ms))
     seen, meta = view.overview, view.table.meta if view.table else None
     counts = Counter(row.health for row in rows)
@@ -208,7 +208,7 @@ def data_age_s_max(config: Config) -> float:
 
 def _stale(view: View, config: Config, trouble: str, now_ms: int) -> Iterator[str]:
     if trouble:
-        yield f"the store cannot be read: {trouble}"
+        yield trouble
     if view.table is None:
         yield "no table was published yet"
     if view.overview is None:

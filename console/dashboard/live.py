@@ -36,7 +36,7 @@ class Live:
         self._config = config
         self._reader = reader
         self._now_ms = now_ms
-        self._trouble = "it was not read yet"
+        self._trouble = "the store was not read yet"
         self._logged = OncePerKey()
         self._changed = asyncio.Condition()
         self._history = History(config.pop_ids())
@@ -66,7 +66,7 @@ class Live:
                 await asyncio.to_thread(self._reader.refresh)
                 self._trouble = ""
             except PopsteerError as error:
-                self._trouble = str(error)
+                self._trouble = f"the store cannot be read: {error}"
                 if self._logged.first(type(error).__name__):
                     logger().warning("the published state cannot be read", error=str(error))
             await asyncio.sleep(period_s)

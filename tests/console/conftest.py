@@ -1,12 +1,17 @@
 """A small published system: three POPs, three prefixes, everything signed by nobody."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from aiohttp import web
 from numpy.typing import NDArray
 
+from console.dashboard.server import app
 from console.published import View
 from popsteer import config_file
 from popsteer import evidence as evidences
@@ -14,12 +19,13 @@ from popsteer import overview as overviews
 from popsteer import state as states
 from popsteer import table as tables
 from popsteer.config import Config
+from popsteer.errors import StoreError
 from popsteer.evidence import Evidence, Reason
 from popsteer.names import Prefix, prefix_arrays
 from popsteer.orders import Orders
 from popsteer.overview import LinkView, Overview, PopView
 from popsteer.state import PopState, State
-from popsteer.store import MemoryStore
+from popsteer.store import MemoryStore, Stored
 from popsteer.table import NO_POP, NO_RTT, Pointer, Table, TableMeta
 
 NOW_MS = 1_700_000_000_000
@@ -207,3 +213,63 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[View, Config, int]:
     """The same for property tests, which share one value over all examples."""
     config = config_file.parse(RAW, tmp_path_factory.mktemp("fixed") / "popsteer.toml")
     return View(make_table(), make_state(), make_overview(), make_evidence()), config, NOW_MS
+
+
+@dataclass(slots=True)
+class Breakable(MemoryStore):
+    """A store that goes away when a test says so."""
+
+    away: bool = False
+
+    def read(self, key: str, unless_etag: str = "") -> Stored | None:
+        """See `ObjectStore.read`."""
+        if self.away:
+            raise StoreError(f"{key}: cannot be reached")
+        return MemoryStore.read(self, key, unless_etag)
+
+
+@dataclass(slots=True)
+class Published:
+    """A store and a clock that a test changes under a running page."""
+
+    store: Breakable
+    clock_ms: int = NOW_MS
+
+    def now_ms(self) -> int:
+        """The page's clock."""
+        return self.clock_ms
+
+    def change_pop(self, pop: str, **changes: object) -> None:
+        """As the planner rewrites the POP state."""
+        old = states.decode(self.store.objects[states.KEY])
+        pops = old.pops | {pop: msgspec.structs.replace(old.pops[pop], **changes)}
+        new = msgspec.structs.replace(old, generation=old.generation + 1, pops=pops)
+        self.store.objects[states.KEY] = states.encode(new)
+
+
+@pytest.fixture
+def published(store: MemoryStore) -> Published:
+    return Published(Breakable(store.objects))
+
+
+Serve = Callable[[], AbstractAsyncContextManager[str]]
+
+
+@pytest.fixture
+def serve(published: Published, config: Config) -> Serve:
+    """Runs a page that looks at the store twenty times a second; gives its address."""
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[str]:
+        runner = web.AppRunner(
+            app(config, published.store, period_s=0.05, now_ms=published.now_ms),
+            access_log=None,
+            shutdown_timeout=0.1,
+        )
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0][:2]
+        yield f"http://{host}:{port}"
+        await runner.cleanup()
+
+    return running
