@@ -7,6 +7,7 @@ The rule that joins this with the planner's state, and the panic threshold, are 
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ JITTER = 0.1
 """Checks of many nodes must not beat in step."""
 STATUS_LINE_BYTES_MAX = 1_024
 
-Check = Callable[[str, Health], Awaitable[bool]]
-"""One check of one address; the time-out is the caller's."""
+Check = Callable[[socket.socket, str, Health], Awaitable[bool]]
+"""What follows once the connection stands; the time-out is the caller's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,33 +97,36 @@ def _last_known(path: Path) -> Mapping[str, bool]:
 
 async def checked(address: str, health: Health) -> bool:
     """Whether one check of an address passes within the time-out."""
-    try:
-        async with asyncio.timeout(health.timeout_s):
-            return await _METHODS[health.method](address, health)
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        return False
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        try:
+            async with asyncio.timeout(health.timeout_s):
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(connection, (address, health.port))
+                return await _METHODS[health.method](connection, address, health)
+        except (OSError, TimeoutError):
+            return False
 
 
-async def _tcp(address: str, health: Health) -> bool:
-    _, writer = await asyncio.open_connection(address, health.port)
-    writer.close()
+async def _tcp(_connection: socket.socket, _address: str, _health: Health) -> bool:
     return True
 
 
-async def _http(address: str, health: Health) -> bool:
-    """Any status below 400, as RFC 9110 §15 groups them."""
-    reader, writer = await asyncio.open_connection(
-        address, health.port, limit=STATUS_LINE_BYTES_MAX
-    )
-    try:
-        host = f"[{address}]" if ":" in address else address
-        writer.write(
-            f"GET {health.path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
-        )
-        status = (await reader.readuntil(b"\r\n")).split()
-    finally:
-        writer.close()
-    return len(status) > 1 and status[0].startswith(b"HTTP/") and status[1] < b"400"
+async def _http(connection: socket.socket, address: str, health: Health) -> bool:
+    """Any status below 400 (RFC 9110 §15)."""
+    loop = asyncio.get_running_loop()
+    host = f"[{address}]" if ":" in address else address
+    request = f"GET {health.path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    await loop.sock_sendall(connection, request.encode())
+    head = b""
+    while b"\r\n" not in head and len(head) < STATUS_LINE_BYTES_MAX:
+        part = await loop.sock_recv(connection, STATUS_LINE_BYTES_MAX)
+        if not part:
+            break
+        head += part
+    status = head.partition(b"\r\n")[0].split()
+    return len(status) > 1 and status[0].startswith(b"HTTP/") and b"100" <= status[1] < b"400"
 
 
 _METHODS: Mapping[str, Check] = {"tcp": _tcp, "http": _http}

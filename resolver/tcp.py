@@ -78,14 +78,16 @@ class TcpListener:
 
     async def _close(self, connection: _Connection) -> None:
         """Give the client a while to take what is written; it still counts as a connection."""
+        transport = connection.writer.transport
         try:
-            connection.writer.transport.set_write_buffer_limits(0)
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(self.idle_s):
-                    await connection.writer.drain()
+                    if not transport.is_closing():
+                        transport.set_write_buffer_limits(0)
+                        await connection.writer.drain()
         finally:
             del self._open[connection]
-            connection.writer.transport.abort()
+            transport.abort()
 
     def _make_room(self, client: str) -> None:
         theirs = [c for c in self._open if c.client == client]

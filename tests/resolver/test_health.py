@@ -103,14 +103,8 @@ async def test_http_passes_on_a_status_below_400(reply: bytes, passed: bool) -> 
         assert await checked("127.0.0.1", health(port_of(server), method="http")) is passed
 
 
-async def test_a_silent_server_fails_http_by_the_time_out() -> None:
-    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(hang, "127.0.0.1", 0)
-    async with server:
-        assert not await checked("127.0.0.1", health(port_of(server), method="http"))
+async def test_a_silent_server_fails_http_by_the_time_out(open_port: int) -> None:
+    assert not await checked("127.0.0.1", health(open_port, method="http"))
 
 
 async def test_a_pop_goes_down_and_comes_back_and_a_restart_remembers(
@@ -127,8 +121,8 @@ async def test_a_pop_goes_down_and_comes_back_and_a_restart_remembers(
     assert restarted.down == {"fra1"}
     with socket.create_server(("127.0.0.1", closed_port)):
         await until(lambda: not prober.down)
-    running.cancel()
-    await asyncio.wait([running])
+        running.cancel()
+        await asyncio.wait([running])
     assert len(turned) == 2
     assert msgspec.json.decode(kept.read_bytes()) == {"fra1": True}
 
