@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from aggregator.histogram import LOST, bucket_of
+from aggregator.histogram import LOST, bucket_of, lowest_us
 from aggregator.packing import Keys, Packing, pack
 from aggregator.partials import DemandPartial, Int64, Origin, Partial, RttPartial, SignalPartial
 from popsteer.samples import Batch, DemandBatch, Kind, RttBatch, SignalBatch
@@ -34,69 +34,64 @@ def fold(kind: Kind, batches: Sequence[Batch], origin: Origin) -> Partial:
 
 
 def fold_rtt(batches: Sequence[RttBatch], origin: Origin) -> RttPartial:
-    """Histograms per (event window, prefix, POP, method)."""
-    shared = _shared(batches, origin.window_ms)
-    nets, net = _ranked(_column(batches, "net", np.uint64))
-    parts = pack(
+    """Histograms per (event window, POP, prefix, method)."""
+    places = _places(batches, origin.window_ms)
+    rtt_us = _column(batches, "rtt_us", np.uint32)
+    bucket = bucket_of(rtt_us)
+    bucket[_column(batches, "lost", np.uint8) != 0] = LOST
+    columns: dict[str, NDArray[Any]] = {
         # From most to least significant: sorting the keys sorts the rows as a partial wants them,
         # and the samples of a bucket by RTT, so that the last of them is its maximum.
-        {
-            "event": shared.event,
-            "net": net,
-            "plen": _column(batches, "plen", np.uint8),
-            "name": shared.name,
-            "method": _column(batches, "method", np.uint8),
-            "answered": _column(batches, "lost", np.uint8) ^ np.uint8(1),
-            "rtt_us": _column(batches, "rtt_us", np.uint32),
-        }
-    )
-    rows = [_rtt_rows(packing, keys) for packing, keys in parts]
-    columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
-    pops, pop = _used(shared.names, columns["name"])
+        "place": places.place,
+        "net": _column(batches, "net", np.uint64),
+        "plen": _column(batches, "plen", np.uint8),
+        "method": _column(batches, "method", np.uint8),
+        "bucket": (bucket - LOST).astype(np.uint16),
+        "above_us": rtt_us - lowest_us(bucket),
+    }
+    nets = None
+    if not Packing.of(columns).fits:
+        nets, columns["net"] = _ranked(columns["net"])
+    rows = [_rtt_rows(packing, keys) for packing, keys in pack(columns)]
+    row = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+    pops, event_window_ms, pop = places.of(row["place"])
+    bucket = row["bucket"].astype(np.int16) + np.int16(LOST)
     return RttPartial(
         origin,
         pops,
-        event_window_ms=shared.event_window_ms(columns["event"]),
-        net=nets[columns["net"]],
-        plen=columns["plen"].astype(np.uint8),
+        event_window_ms=event_window_ms,
+        net=row["net"] if nets is None else nets[row["net"]],
+        plen=row["plen"].astype(np.uint8),
         pop=pop,
-        method=columns["method"].astype(np.uint8),
-        bucket=columns["bucket"],
-        count=columns["count"],
-        max_us=columns["max_us"],
+        method=row["method"].astype(np.uint8),
+        bucket=bucket,
+        count=row["count"],
+        max_us=row["above_us"].astype(np.uint32) + lowest_us(bucket),
     )
 
 
 def _rtt_rows(packing: Packing, keys: Keys) -> dict[str, NDArray[Any]]:
-    rtt_us = packing.read(keys, "rtt_us").astype(np.uint32)
-    bucket = bucket_of(rtt_us)
-    bucket[packing.read(keys, "answered") == 0] = LOST
-    start, end = _groups(packing.above(keys, "rtt_us"), bucket)
-    first = keys[start]
-    columns = {n: packing.read(first, n) for n in ("event", "net", "plen", "name", "method")}
-    return {
-        **columns,
-        "bucket": bucket[start],
-        "count": (end - start).astype(np.uint32),
-        "max_us": rtt_us[end - 1],
-    }
+    start, end = _groups(packing.above(keys, "above_us"))
+    last = keys[end - 1]
+    columns: dict[str, NDArray[Any]] = {name: packing.read(last, name) for name in packing.bits}
+    return {**columns, "count": (end - start).astype(np.uint32)}
 
 
 def fold_demand(batches: Sequence[DemandBatch], origin: Origin) -> DemandPartial:
     """Sums per (event window, prefix, POP)."""
-    shared = _shared(batches, origin.window_ms)
+    places = _places(batches, origin.window_ms)
     net = _column(batches, "net", np.uint64)
     plen = _column(batches, "plen", np.uint8)
     # A stable sort: samples of one row are added in the order in which they arrived.
-    order = np.lexsort((shared.name, plen, net, shared.event))
-    event, name, net, plen = shared.event[order], shared.name[order], net[order], plen[order]
-    start, end = _groups(event, net, plen, name)
+    order = np.lexsort((plen, net, places.place))
+    place, net, plen = places.place[order], net[order], plen[order]
+    start, end = _groups(place, net, plen)
     queries = _column(batches, "queries", np.uint32)[order].astype(np.uint64)
-    pops, pop = _used(shared.names, name[start])
+    pops, event_window_ms, pop = places.of(place[start])
     return DemandPartial(
         origin,
         pops,
-        event_window_ms=shared.event_window_ms(event[start]),
+        event_window_ms=event_window_ms,
         net=net[start],
         plen=plen[start],
         pop=pop,
@@ -107,18 +102,20 @@ def fold_demand(batches: Sequence[DemandBatch], origin: Origin) -> DemandPartial
 
 def fold_signal(batches: Sequence[SignalBatch], origin: Origin) -> SignalPartial:
     """Sum, extreme and newest value per (event window, subject, signal)."""
-    shared = _shared(batches, origin.window_ms)
+    places = _places(batches, origin.window_ms)
     signal = _column(batches, "signal", np.uint8)
     value = _column(batches, "value", np.float64)
-    order = np.lexsort((value, shared.at_ms, signal, shared.name, shared.event))
-    event, name, signal = shared.event[order], shared.name[order], signal[order]
-    value, at_ms = value[order], shared.at_ms[order]
-    start, end = _groups(event, name, signal)
-    subjects, subject = _used(shared.names, name[start])
+    at_ms = _column(batches, "dt_ms", np.uint32) + np.repeat(
+        np.array([b.header.t0_ms for b in batches], np.int64), [len(b.dt_ms) for b in batches]
+    )
+    order = np.lexsort((value, at_ms, signal, places.place))
+    place, signal, value, at_ms = places.place[order], signal[order], value[order], at_ms[order]
+    start, end = _groups(place, signal)
+    subjects, event_window_ms, subject = places.of(place[start])
     return SignalPartial(
         origin,
         subjects,
-        event_window_ms=shared.event_window_ms(event[start]),
+        event_window_ms=event_window_ms,
         subject=subject,
         signal=signal[start],
         count=(end - start).astype(np.uint32),
@@ -130,37 +127,58 @@ def fold_signal(batches: Sequence[SignalBatch], origin: Origin) -> SignalPartial
 
 
 @dataclass(frozen=True, slots=True)
-class _Shared:
-    """What all kinds have: per sample, the event time and the name it is about."""
+class _Places:
+    """Per sample, which (event window, name) it belongs to; numbered in that order."""
 
-    names: tuple[str, ...]
-    """All names of the cut, sorted."""
-    name: NDArray[np.uint16]
-    at_ms: Int64
-    event: NDArray[np.uint32]
-    """Event windows, counted from `event_first`."""
-    event_first: int
-    window_ms: int
+    place: NDArray[np.uint32]
+    known: tuple[tuple[int, str], ...]
+    """What the numbers mean: the start of the event window in ms, and the POP or link."""
 
-    def event_window_ms(self, event: NDArray[Any]) -> Int64:
-        return (event.astype(np.int64) + self.event_first) * self.window_ms
+    def of(self, rows: NDArray[Any]) -> tuple[tuple[str, ...], Int64, NDArray[np.uint16]]:
+        """Of rows given by place: the names in use, sorted; event windows; indexes of names."""
+        used = np.zeros(len(self.known), bool)
+        used[rows] = True
+        # Only names that rows refer to: what a header merely lists leaves no trace.
+        names = tuple(sorted({self.known[k][1] for k in np.flatnonzero(used)}))
+        index = {name: place for place, name in enumerate(names)}
+        windows = np.array([window_ms for window_ms, _ in self.known], np.int64)
+        indexes = np.array([index.get(name, 0) for _, name in self.known], np.uint16)
+        return names, windows[rows], indexes[rows]
 
 
-def _shared(batches: Sequence[Batch], window_ms: int) -> _Shared:
-    sizes = [len(b.dt_ms) for b in batches]
-    names = tuple(sorted({s for b in batches for s in b.header.subjects}))
-    place = {name: index for index, name in enumerate(names)}
-    # One table for all batches: a batch's names start at its offset.
-    table = np.array([place[s] for b in batches for s in b.header.subjects], np.uint16)
-    offsets = np.cumsum([0, *(len(b.header.subjects) for b in batches)])[:-1]
-    subject = _column(batches, "subject", np.uint16) + np.repeat(offsets, sizes)
-    t0_ms = np.repeat(np.array([b.header.t0_ms for b in batches], np.int64), sizes)
-    at_ms = t0_ms + _column(batches, "dt_ms", np.uint32)
-    window = at_ms // window_ms
-    first = int(window.min()) if len(window) else 0
-    return _Shared(
-        names, table[subject], at_ms, (window - first).astype(np.uint32), first, window_ms
-    )
+def _places(batches: Sequence[Batch], window_ms: int) -> _Places:
+    """Most batches are of one agent and one moment, so of one place: that costs no arithmetic."""
+    known: dict[tuple[int, str], int] = {}
+    parts = [_places_of(batch, window_ms, known) for batch in batches]
+    ordered = sorted(known)
+    rank = np.empty(len(known), np.uint32)
+    for position, pair in enumerate(ordered):
+        rank[known[pair]] = position
+    place = rank[np.concatenate(parts)] if parts else np.empty(0, np.uint32)
+    return _Places(place, tuple(ordered))
+
+
+def _places_of(
+    batch: Batch, window_ms: int, known: dict[tuple[int, str], int]
+) -> NDArray[np.uint32]:
+    """Numbers in the order of first sight."""
+    size, names = len(batch.dt_ms), batch.header.subjects
+    if not size:
+        return np.empty(0, np.uint32)
+    start_ms = batch.header.t0_ms // window_ms * window_ms
+    since_ms = batch.header.t0_ms - start_ms
+    windows = (since_ms + int(batch.dt_ms.max())) // window_ms + 1
+    if windows == len(names) == 1:
+        return np.full(size, known.setdefault((start_ms, names[0]), len(known)), np.uint32)
+    event = (batch.dt_ms.astype(np.uint64) + np.uint64(since_ms)) // np.uint64(window_ms)
+    pairs, pair = np.unique(event * np.uint64(len(names)) + batch.subject, return_inverse=True)
+    numbers = [
+        known.setdefault(
+            (start_ms + int(p) // len(names) * window_ms, names[int(p) % len(names)]), len(known)
+        )
+        for p in pairs
+    ]
+    return np.array(numbers, np.uint32)[pair]
 
 
 def _column(batches: Sequence[Batch], name: str, dtype: Any) -> NDArray[Any]:
@@ -196,12 +214,3 @@ def _sums(values: NDArray[Any], start: Index, end: Index) -> NDArray[np.float64]
     row = np.repeat(np.arange(len(start)), end - start)
     sums: NDArray[np.float64] = np.bincount(row, values, minlength=len(start)).astype(np.float64)
     return sums
-
-
-def _used(
-    names: tuple[str, ...], index: NDArray[Any]
-) -> tuple[tuple[str, ...], NDArray[np.uint16]]:
-    """Only the names that rows refer to, so that what a header merely lists leaves no trace."""
-    used = np.bincount(index.astype(np.int64), minlength=len(names)) > 0
-    place = np.cumsum(used) - 1
-    return tuple(names[k] for k in np.flatnonzero(used)), place[index].astype(np.uint16)

@@ -8,6 +8,8 @@ Masson, Rim, Lee: DDSketch, a fast and fully-mergeable quantile sketch with rela
 guarantees, PVLDB 12(12), 2019.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,8 +27,11 @@ def bucket_of(rtt_us: NDArray[np.uint32]) -> Buckets:
     """The bucket of each RTT in microseconds; 0 us counts as 1 us (bucket 0)."""
     # No whole number up to the bound lies within 3e-10, relatively, of a power of gamma, except 1
     # itself. So every processor rounds this to the same bucket, and replays give the same bytes.
-    exact = np.log(np.maximum(rtt_us, 1).astype(np.float64)) / np.log(GAMMA)
-    buckets: Buckets = np.ceil(exact).astype(np.int16)
+    # In place: fresh memory costs more than the arithmetic.
+    exact = np.maximum(rtt_us, 1).astype(np.float64)
+    np.log(exact, out=exact)
+    exact /= np.log(GAMMA)
+    buckets: Buckets = np.ceil(exact, out=exact).astype(np.int16)
     return buckets
 
 
@@ -72,3 +77,12 @@ def quantiles_us(
 
 BUCKET_MAX = int(bucket_of(np.array([RTT_US_MAX], np.uint32))[0])
 """The highest bucket that a valid sample can have."""
+
+_LOWEST_US = np.array(
+    [0, 0, *(math.floor(GAMMA ** (b - 1)) + 1 for b in range(1, BUCKET_MAX + 1))], np.uint32
+)
+
+
+def lowest_us(bucket: Buckets) -> NDArray[np.uint32]:
+    """The lowest RTT of each bucket; 0 of the lost one, which holds any wait."""
+    return _LOWEST_US[bucket - LOST]

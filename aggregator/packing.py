@@ -22,14 +22,20 @@ class Packing:
 
     low: dict[str, int]
     """The least value of each column, which a key leaves out."""
+    zeros: dict[str, int]
+    """How many low bits are zero in all values of each column (prefixes are); left out too."""
     bits: dict[str, int]
 
     @classmethod
     def of(cls, columns: dict[str, NDArray[Any]]) -> "Packing":
         """The narrowest packing of unsigned columns, the most significant first."""
-        low = {n: int(c.min()) if len(c) else 0 for n, c in columns.items()}
-        high = {n: int(c.max()) if len(c) else 0 for n, c in columns.items()}
-        return cls(low, {n: (high[n] - low[n]).bit_length() for n in columns})
+        filled = len(next(iter(columns.values()))) > 0
+        low = {n: int(c.min()) if filled else 0 for n, c in columns.items()}
+        high = {n: int(c.max()) if filled else 0 for n, c in columns.items()}
+        union = {n: int(np.bitwise_or.reduce(c)) for n, c in columns.items()}
+        zeros = {n: (u & -u).bit_length() - 1 if u else 0 for n, u in union.items()}
+        bits = {n: ((high[n] >> zeros[n]) - (low[n] >> zeros[n])).bit_length() for n in columns}
+        return cls({n: low[n] >> zeros[n] for n in columns}, zeros, bits)
 
     @property
     def fits(self) -> bool:
@@ -41,16 +47,30 @@ class Packing:
         assert self.fits
         keys = np.zeros(len(next(iter(columns.values()))), np.uint64)
         for name, column in columns.items():
-            if self.bits[name]:
-                keys <<= np.uint64(self.bits[name])
-                keys |= column - column.dtype.type(self.low[name]) if self.low[name] else column
+            if not self.bits[name]:
+                continue
+            keys <<= np.uint64(self.bits[name])
+            if self.zeros[name] or self.low[name]:
+                narrowed = column >> column.dtype.type(self.zeros[name])
+                narrowed -= narrowed.dtype.type(self.low[name])
+                keys |= narrowed
+            else:
+                keys |= column
         keys.sort()
         return keys
 
     def read(self, keys: Keys, name: str) -> Keys:
         """A column of these keys."""
-        mask = np.uint64((1 << self.bits[name]) - 1)
-        return (_shifted(keys, self._below(name)) & mask) + np.uint64(self.low[name])
+        if not self.bits[name]:
+            return np.full(len(keys), self.low[name] << self.zeros[name], np.uint64)
+        # In place: fresh memory costs more than the arithmetic.
+        values = _shifted(keys, self._below(name))
+        values &= np.uint64((1 << self.bits[name]) - 1)
+        if self.low[name]:
+            values += np.uint64(self.low[name])
+        if self.zeros[name]:
+            values <<= np.uint64(self.zeros[name])
+        return values
 
     def above(self, keys: Keys, name: str) -> Keys:
         """All columns more significant than `name`, as one number per key."""
@@ -71,8 +91,8 @@ def pack(columns: dict[str, NDArray[Any]]) -> list[tuple[Packing, Keys]]:
     if packing.fits:
         return [(packing, packing.keys(columns))]
     name = next(n for n, bits in packing.bits.items() if bits)
-    middle = packing.low[name] + (1 << (packing.bits[name] - 1))
-    lower = columns[name] < middle
+    middle = packing.low[name] + (1 << (packing.bits[name] - 1)) << packing.zeros[name]
+    lower = columns[name] < columns[name].dtype.type(middle)
     return [
         part
         for chosen in (lower, ~lower)

@@ -71,7 +71,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class RttPartial:
-    """Histograms of RTT, long form: n rows sorted by their first six columns, in this order."""
+    """Histograms of RTT, long form: n rows sorted by event window, POP, prefix, method, bucket."""
 
     kind: ClassVar[Kind] = Kind.RTT
     origin: Origin
@@ -92,7 +92,7 @@ class RttPartial:
 
 @dataclass(frozen=True, slots=True)
 class DemandPartial:
-    """Queries and the traffic they bring, summed: n rows sorted by their first four columns."""
+    """Queries and the traffic they bring, summed: n rows sorted by event window, POP, prefix."""
 
     kind: ClassVar[Kind] = Kind.DEMAND
     origin: Origin
@@ -107,7 +107,7 @@ class DemandPartial:
 
 @dataclass(frozen=True, slots=True)
 class SignalPartial:
-    """State of POPs and links, summed: n rows sorted by their first three columns."""
+    """State of POPs and links, summed: n rows sorted by event window, subject, signal."""
 
     kind: ClassVar[Kind] = Kind.SIGNAL
     origin: Origin

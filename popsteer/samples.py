@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from popsteer.errors import RecordError
-from popsteer.names import IPV6_BIT, LENGTH_MASK, Net, Plen, SourceId
+from popsteer.names import IPV6_BIT, LENGTH_MASK, U64_MAX, Net, Plen, SourceId
 
 VERSION = 1
 RECORD_BYTES_MAX = 25 * 1024
@@ -157,6 +157,7 @@ _TYPES: dict[Kind, type[RttBatch] | type[DemandBatch] | type[SignalBatch]] = {
 _SCHEMAS = {kind: pa.schema(columns) for kind, columns in _COLUMNS.items()}
 # Columns are small: handing each to a thread costs more than compressing it.
 _OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+_READ = pa.ipc.IpcReadOptions(use_threads=False)
 
 
 def rows(batch: Batch) -> int:
@@ -198,7 +199,7 @@ def decode(record: bytes) -> Batch:
             `subject`, `prefix` or `value`.
     """
     try:
-        with pa.ipc.open_stream(record) as reader:
+        with pa.ipc.open_stream(record, options=_READ) as reader:
             schema = reader.schema
             kind, header = _parse_metadata(schema.metadata or {})
             if not schema.equals(_SCHEMAS[kind]):
@@ -249,14 +250,17 @@ def _checked(kind: Kind, header: Header, table: Any) -> Batch:
 
 
 def _check_prefixes(net: Net, plen: Plen) -> None:
+    if int(plen.min()) == int(plen.max()):
+        # Nearly all batches have prefixes of one length: one mask serves them all.
+        plen = plen[:1]
     length = plen & np.uint8(LENGTH_MASK)
     bound = np.where(plen & np.uint8(IPV6_BIT), np.uint8(64), np.uint8(32))
     if (length > bound).any():
         raise RecordError("prefix", "length out of bounds")
     # A shift by 64 is undefined, so the block is taken in two steps.
     shift = length.astype(np.uint64)
-    host = (net << (shift >> np.uint64(1))) << (shift - (shift >> np.uint64(1)))
-    if host.any():
+    half = shift >> np.uint64(1)
+    if (net & (np.uint64(U64_MAX) >> half >> (shift - half))).any():
         raise RecordError("prefix", "host bits are set")
 
 
