@@ -7,7 +7,7 @@ power. A frame that is torn or damaged is passed over: reading goes on at the ne
 checksum holds, and the frames around it come out whole and in order.
 
 When the bound is reached the oldest bulk segment is dropped, and only when there is no bulk left
-the oldest urgent one: it counts every record that it drops.
+the oldest urgent one: every dropped record is counted. A segment that is being read stays.
 """
 
 import fcntl
@@ -53,6 +53,8 @@ class Segment:
     """Wall clock of its first record, in seconds; its age counts from there."""
     sources: Counter[SourceId] = field(default_factory=Counter)
     """How many records of each source it holds."""
+    reading: bool = False
+    """Somebody sends its records at the moment: it is not dropped."""
 
 
 class Spill:
@@ -153,23 +155,29 @@ class Spill:
     def _make_room(self, wanted: int) -> None:
         oldest_s = time.time() - self._age_s_max
         for urgency in Urgency:
-            while (queue := self._segments[urgency]) and queue[0].written_s < oldest_s:
-                self._drop(queue[0])
+            for segment in self._idle(urgency):
+                if segment.written_s < oldest_s:
+                    self._drop(segment)
         for urgency in (Urgency.BULK, Urgency.URGENT):
-            while self.bytes + wanted > self._bytes_max and self._segments[urgency]:
-                self._drop(self._segments[urgency][0])
+            for segment in self._idle(urgency):
+                if self.bytes + wanted > self._bytes_max:
+                    self._drop(segment)
+
+    def _idle(self, urgency: Urgency) -> list[Segment]:
+        return [segment for segment in self._segments[urgency] if not segment.reading]
 
     def _drop(self, segment: Segment) -> None:
         self.dropped += segment.sources.total()
         self.remove(segment)
 
     def oldest(self, urgency: Urgency) -> Segment | None:
-        """The first segment of a queue; it is complete, later records go into another one."""
+        """The first segment of a queue, complete, for reading; give it back by `remove`."""
         queue = self._segments[urgency]
         if not queue:
             return None
         if len(queue) == 1:
             self._close_writer(urgency)
+        queue[0].reading = True
         return queue[0]
 
     def remove(self, segment: Segment) -> None:
