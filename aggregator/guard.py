@@ -47,7 +47,7 @@ class Case:
     excused: F64
     """[n], share of each prefix that had to move: its POP is down, drained, pinned or too full."""
     rtt_ratio: F64
-    """[n], estimate for the new POP over what the last good table rests on; NaN is unknown."""
+    """[n], estimate for the cheapest POP over what the last good table took; NaN is unknown."""
     pops_usable: int
     pops_all: int
     capacity_ratio_max: float
@@ -150,7 +150,7 @@ def _poisoned(case: Case) -> str:
     if not whole or fell <= FASTER_MAX * whole:
         return ""
     return (
-        f"{fell / whole:.0%} of the demand goes where the RTT is said to have fallen "
+        f"{fell / whole:.0%} of the demand is drawn to where the RTT is said to have fallen "
         f"below {FASTER_FACTOR:.0%} of what it was: not believed"
     )
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from aggregator.cycle import Outcome
 from aggregator.estimate import Estimates
-from aggregator.solve import NOWHERE
 
 RELENT_SHARE = 0.1
 """By how much the reference gives way with each refusal."""
@@ -56,18 +55,19 @@ class Reference:
         return now
 
     def rtt_ratio(self, outcome: Outcome, pops: int) -> F64:
-        """[n], the estimate for each prefix's main POP over the reference; NaN unknown."""
-        share = outcome.assignment.share
-        best = share.argmax(axis=1)
-        line = np.arange(len(share))
-        pop = outcome.considered.pop[line, best]
-        ratio = np.full(len(share), np.nan)
+        """[n], the estimate for the POP that attracts each prefix most over the reference.
+
+        NaN where the reference has none. The POP need not be the chosen one: a lie is to be seen
+        before the first prefix follows it.
+        """
+        pop = outcome.considered.pop[:, 0]
+        ratio = np.full(len(pop), np.nan)
         if not len(self._key):
             return ratio
-        key = outcome.considered.row * pops + np.where(pop == NOWHERE, 0, pop)
+        key = outcome.considered.row * pops + pop
         at = np.minimum(np.searchsorted(self._key, key), len(self._key) - 1)
-        known = (self._key[at] == key) & (pop != NOWHERE)
-        now_us = outcome.considered.rtt_us[line, best]
+        known = self._key[at] == key
+        now_us = outcome.considered.rtt_us[:, 0]
         ratio[known] = now_us[known] / self._rtt_us[at[known]]
         return ratio
 

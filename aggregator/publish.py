@@ -115,7 +115,9 @@ class Publisher:
             table = _renamed(table, generation, self.next_generation - 1)
             body = table_format.encode(table, self._signer)
             if not self._store.create(table_key(generation), body):
-                # A planner that died, or races with us, has taken this number.
+                # Another planner has taken this number: one that races with us, or one that died.
+                if self.refresh():
+                    return None
                 table = _renamed(table, generation + 1, self.next_generation - 1)
                 continue
             named = _evidence_of(evidence, generation)

@@ -71,7 +71,8 @@ def greedy(problem: Problem) -> Assignment:
     pieces.stay()
     homeless = np.flatnonzero(pieces.at == NOWHERE)
     pieces.place(homeless[np.argsort(-pieces.regret_us[homeless], kind="stable")])
-    pieces.improve(problem.move_share_max * float(problem.demand_bps.sum()))
+    bounded = problem.move_share_max < 1
+    pieces.improve(problem.move_share_max * problem.demand_bps.sum() if bounded else np.inf)
     pieces.overflow()
     share = pieces.shares()
     return Assignment(share, pieces.load, _prices(problem, share), np.nan)

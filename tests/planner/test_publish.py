@@ -1,0 +1,208 @@
+"""Publishing by conditional writes: races, orphans, foreign signatures, bounds."""
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from aggregator import publish
+from aggregator.publish import Publisher, refused_key, table_key
+from benchmarks.scene import T0_MS, make_scene
+from popsteer import state as state_format
+from popsteer import table as table_format
+from popsteer.evidence import Evidence, key
+from popsteer.signing import Signer, verifier
+from popsteer.state import PopState, State
+from popsteer.store import MemoryStore
+from popsteer.table import CURRENT_KEY, NO_POP, Pointer, Table, TableMeta, build
+
+SIGNER = Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+TRUSTED = verifier((SIGNER.public_hex,))
+FLOATS = np.zeros(1, np.float32)
+EVIDENCE = Evidence(
+    generation=1,
+    created_ms=T0_MS,
+    pops=("a", "b"),
+    net=np.zeros(1, np.uint64),
+    plen=np.full(1, 8, np.uint8),
+    demand_bps=FLOATS,
+    pop=np.zeros(1, np.uint16),
+    rtt_us=FLOATS,
+    spread_us=FLOATS,
+    samples=FLOATS,
+    age_s=FLOATS,
+    loss=FLOATS,
+    price_us=FLOATS,
+    reason=np.zeros(1, np.uint8),
+)
+
+
+def table(pop: int = 0, generation: int = 1) -> Table:
+    row = np.full((1, 8), NO_POP, np.uint16)
+    share = np.zeros((1, 8), np.uint8)
+    row[0, 0], share[0, 0] = pop, 255
+    return build(
+        TableMeta(generation=generation, created_ms=T0_MS),
+        ("a", "b"),
+        np.array([10 << 56], np.uint64),
+        np.array([8], np.uint8),
+        row,
+        share,
+        np.zeros((1, 8), np.uint16),
+    )
+
+
+def publisher(store: MemoryStore) -> Publisher:
+    made = Publisher(store, SIGNER, TRUSTED)
+    made.refresh()
+    return made
+
+
+def pointer(store: MemoryStore) -> Pointer:
+    return msgspec.json.decode(store.objects[CURRENT_KEY], type=Pointer)
+
+
+def test_a_table_is_published_signed_with_its_evidence() -> None:
+    store = MemoryStore()
+
+    publisher(store).publish(table(), EVIDENCE)
+
+    named = pointer(store)
+    read = table_format.decode(store.objects[named.key], TRUSTED)
+    assert (named.generation, read.meta.generation, named.key) == (1, 1, table_key(1))
+    assert key(1) in store.objects
+
+
+def test_generations_rise_by_one_and_name_their_parent() -> None:
+    store = MemoryStore()
+    mine = publisher(store)
+
+    for _ in range(3):
+        mine.publish(table(), EVIDENCE)
+
+    assert pointer(store).generation == 3
+    assert mine.in_force is not None
+    assert mine.in_force.table.meta.parent == 2
+
+
+def test_of_two_that_race_one_wins_and_the_other_goes_on_from_there() -> None:
+    store = MemoryStore()
+    mine, theirs = publisher(store), publisher(store)
+
+    assert mine.publish(table(0), EVIDENCE) is not None
+    assert theirs.publish(table(1), EVIDENCE) is None
+    assert pointer(store).generation == 1
+    assert theirs.in_force is not None
+    assert theirs.in_force.table.meta.generation == 1
+    done = theirs.publish(table(1), EVIDENCE)
+
+    assert done is not None
+    assert pointer(store).generation == done.meta.generation > 1
+
+
+def test_a_number_taken_by_a_planner_that_died_is_skipped() -> None:
+    store = MemoryStore()
+    store.create(table_key(1), b"an orphan")
+
+    done = publisher(store).publish(table(), EVIDENCE)
+
+    assert done is not None
+    assert pointer(store).generation == 2
+    assert store.objects[table_key(1)] == b"an orphan"
+
+
+def test_a_delayed_planner_never_overwrites_a_newer_table() -> None:
+    store = MemoryStore()
+    late, quick = publisher(store), publisher(store)
+    for _ in range(5):
+        quick.publish(table(1), EVIDENCE)
+    newest = store.objects[CURRENT_KEY]
+
+    late.publish(table(0), EVIDENCE)
+
+    assert store.objects[CURRENT_KEY] == newest
+
+
+def test_a_table_with_a_foreign_signature_is_not_taken_over() -> None:
+    store = MemoryStore()
+    stranger = Signer(Ed25519PrivateKey.generate())
+    mine = publisher(store)
+    mine.publish(table(0), EVIDENCE)
+    other = Publisher(store, stranger, None)
+    other.refresh()
+    other.publish(table(1), EVIDENCE)
+
+    assert not mine.refresh()
+
+    assert mine.in_force is not None
+    assert mine.in_force.table.meta.generation == 1
+
+
+def test_a_truncated_table_is_not_taken_over() -> None:
+    store = MemoryStore()
+    theirs, mine = publisher(store), publisher(store)
+    theirs.publish(table(0), EVIDENCE)
+    store.objects[table_key(1)] = store.objects[table_key(1)][:-100]
+
+    assert not mine.refresh()
+    assert mine.in_force is None
+
+
+def test_refused_tables_are_kept_apart() -> None:
+    store = MemoryStore()
+    mine = publisher(store)
+
+    mine.refuse(table(generation=7), "moved", "too much")
+    mine.refuse(table(generation=7), "poisoned", "worse")
+
+    refusal = msgspec.json.decode(store.objects[refused_key(7)])
+    assert refusal["rule"] == "poisoned"
+    assert CURRENT_KEY not in store.objects
+    assert refused_key(7).replace("json", "arrow") in store.objects
+
+
+def state(created_ms: int) -> State:
+    return State(
+        generation=0, created_ms=created_ms, expires_ms=created_ms + 10_000, pops={"a": PopState()}
+    )
+
+
+def test_state_generations_rise_through_changes_of_planner() -> None:
+    store = MemoryStore()
+    first, second = publisher(store), publisher(store)
+
+    written = [first.state(state(T0_MS), 3_000)]
+    written.append(second.state(state(T0_MS + 1_000), 3_000))
+    written.append(first.state(state(T0_MS + 2_000), 3_000))
+    written.append(second.state(state(T0_MS + 9_000), 3_000))
+    written.append(first.state(state(T0_MS + 9_500), 3_000))
+
+    assert [one.generation if one else None for one in written] == [1, None, 2, 3, None]
+    assert state_format.decode(store.objects[state_format.KEY], TRUSTED).generation == 3
+
+
+def test_old_tables_and_evidence_are_swept() -> None:
+    store = MemoryStore()
+    mine = publisher(store)
+    for _ in range(publish.TABLES_KEPT + 7):
+        mine.publish(table(), EVIDENCE)
+    mine.refuse(table(generation=3), "moved", "kept")
+
+    mine.sweep()
+
+    tables = store.list(publish.TABLE_PREFIX)
+    assert len(tables) == publish.TABLES_KEPT
+    assert pointer(store).key == tables[-1]
+    assert len(store.list(publish.EVIDENCE_PREFIX)) == publish.EVIDENCE_KEPT
+    assert refused_key(3) in store.objects
+
+
+def test_two_thousand_prefixes_are_published_compactly() -> None:
+    scene = make_scene(pops=20, prefixes=500)
+    scene.measure()
+    scene.now_ms += 10_000
+    scene.planner.step(scene.now_ms)
+
+    sizes = {k: len(v) for k, v in scene.store.objects.items()}
+
+    assert sizes[table_key(1)] < 100_000
+    assert sizes[key(1)] < 400_000
