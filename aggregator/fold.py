@@ -53,7 +53,7 @@ def fold_rtt(batches: Sequence[RttBatch], origin: Origin) -> RttPartial:
     if not Packing.of(columns).fits:
         nets, columns["net"] = _ranked(columns["net"])
     rows = [_rtt_rows(packing, keys) for packing, keys in pack(columns)]
-    row = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+    row = {n: np.concatenate([r[n] for r in rows]) for n in rows[0]} if rows[1:] else rows[0]
     pops, event_window_ms, pop = places.of(row["place"])
     bucket = row["bucket"].astype(np.int16) + np.int16(LOST)
     return RttPartial(

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from popsteer.errors import RecordError
-from popsteer.names import IPV6_BIT, LENGTH_MASK, U64_MAX, Net, Plen, SourceId
+from popsteer.names import IPV6_BIT, LENGTH_MASK, Net, Plen, SourceId, mask
 
 VERSION = 1
 RECORD_BYTES_MAX = 25 * 1024
@@ -234,9 +234,10 @@ def _parse_metadata(raw: dict[bytes, bytes]) -> tuple[Kind, Header]:
 def _checked(kind: Kind, header: Header, table: Any) -> Batch:
     if table.num_rows > ROWS_MAX:
         raise RecordError("rows", str(table.num_rows))
-    if any(column.null_count for column in table.columns):
+    columns = table.columns
+    if any(column.null_count for column in columns):
         raise RecordError("null")
-    arrays = {n: table.column(n).to_numpy() for n, _ in _COLUMNS[kind]}
+    arrays = {n: c.to_numpy() for (n, _), c in zip(_COLUMNS[kind], columns, strict=True)}
     if not table.num_rows:
         return _TYPES[kind](header, **arrays)
     if int(arrays["subject"].max()) >= len(header.subjects):
@@ -250,18 +251,14 @@ def _checked(kind: Kind, header: Header, table: Any) -> Batch:
 
 
 def _check_prefixes(net: Net, plen: Plen) -> None:
-    if int(plen.min()) == int(plen.max()):
-        # Nearly all batches have prefixes of one length: one mask serves them all.
-        plen = plen[:1]
-    length = plen & np.uint8(LENGTH_MASK)
-    bound = np.where(plen & np.uint8(IPV6_BIT), np.uint8(64), np.uint8(32))
-    if (length > bound).any():
-        raise RecordError("prefix", "length out of bounds")
-    # A shift by 64 is undefined, so the block is taken in two steps.
-    shift = length.astype(np.uint64)
-    half = shift >> np.uint64(1)
-    if (net & (np.uint64(U64_MAX) >> half >> (shift - half))).any():
-        raise RecordError("prefix", "host bits are set")
+    lengths = np.flatnonzero(np.bincount(plen, minlength=1)).tolist()
+    for one in lengths:
+        length = one & LENGTH_MASK
+        if length > (64 if one & IPV6_BIT else 32):
+            raise RecordError("prefix", "length out of bounds")
+        nets = net if len(lengths) == 1 else net[plen == one]
+        if int(np.bitwise_or.reduce(nets)) & ~mask(length):
+            raise RecordError("prefix", "host bits are set")
 
 
 def _values_sane(batch: Batch) -> bool:
