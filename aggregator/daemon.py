@@ -47,14 +47,17 @@ def run(config: Config) -> None:
 
 
 async def _supervise_all(config: Config, log: Logger) -> None:
+    gauges = Gauges()
+    daemons = [
+        StreamDaemon(config, one, gauges, log.bind(stream=one.stream))
+        for one in (settings.bulk(config), settings.urgent(config))
+    ]
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    gauges = Gauges()
     async with asyncio.TaskGroup() as group:
-        for one in (settings.bulk(config), settings.urgent(config)):
-            daemon = StreamDaemon(config, one, gauges, log.bind(stream=one.stream))
+        for daemon in daemons:
             group.create_task(daemon.keep_running(stop))
 
 

