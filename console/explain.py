@@ -17,7 +17,7 @@ from console.published import View
 from console.reasons import Case, Numbers, order_sentence, verdict
 from console.units import duration_text
 from popsteer import clock
-from popsteer.config import Config, Health, Service
+from popsteer.config import Config, Service
 from popsteer.errors import ConfigError
 from popsteer.evidence import Evidence
 from popsteer.evidence import Reason as Planned
@@ -65,6 +65,8 @@ def explain(asked: str, name: str | None, view: View, config: Config, now_ms: in
         ConfigError: no address or prefix, or not a steered name.
     """
     client, service = client_of(asked), service_of(config, name)
+    if not _loads_tables(config):
+        view = View(overview=view.overview, orders=view.orders)
     account = _account(client, service, view, config, now_ms)
     candidates = tuple(_candidates(account, view, config, now_ms))
     first = next((one for one in candidates if one.pop == account.decision.pop), None)
@@ -112,8 +114,9 @@ class _Account:
 
 
 def _account(client: Prefix, service: Service, view: View, config: Config, now_ms: int) -> _Account:
-    health = config.health or Health()
-    outlook = route.outlook_of(frozenset(), view.state, now_ms, health.panic_share, len(config.pop))
+    # As a DNS node: without checks of its own there is no share of POPs that it would doubt.
+    panic_share = config.health.panic_share if config.health else 1.0
+    outlook = route.outlook_of(frozenset(), view.state, now_ms, panic_share, len(config.pop))
     fleet, steered = route.fleet_of(config), route.steered_of(config, service)
     ipv6 = not any(fleet.ipv4[pop] for pop in steered.pops)
     answers: dict[str, float] = {}
@@ -253,9 +256,17 @@ def _row_prefix(table: Table, row: int) -> Prefix:
     return Prefix(int(table.net[row]), int(table.plen[row]))
 
 
+def _loads_tables(config: Config) -> bool:
+    """Whether a DNS node loads any table: a local file, or signed ones that it can verify."""
+    return bool(config.table.path or config.trust.public_keys)
+
+
 def _notes(
     client: Prefix, account: _Account, view: View, config: Config, now_ms: int
 ) -> Iterator[str]:
+    if not _loads_tables(config):
+        yield "trust.public_keys is empty: DNS nodes load no table and keep the order of the file"
+        return
     if view.table is None:
         yield "no table was published yet: answers follow the order of the configuration"
     elif account.decision.row < 0:
@@ -271,6 +282,8 @@ def _notes(
 
 def _state_notes(account: _Account, view: View, config: Config, now_ms: int) -> Iterator[str]:
     state = view.state
+    if config.table.path:
+        return  # a DNS node with a local table reads no state
     if state is None:
         yield "no POP state was published yet"
         return

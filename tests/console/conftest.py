@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from console.dashboard.server import app
@@ -24,10 +25,12 @@ from popsteer.evidence import Evidence, Reason
 from popsteer.names import Prefix, prefix_arrays
 from popsteer.orders import Orders
 from popsteer.overview import LinkView, Overview, PopView
+from popsteer.signing import Signer
 from popsteer.state import PopState, State
 from popsteer.store import MemoryStore, Stored
 from popsteer.table import NO_POP, NO_RTT, Pointer, Table, TableMeta
 
+SIGNER = Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 NOW_MS = 1_700_000_000_000
 POPS = ("fra1", "lon1", "par1")
 RAW = {
@@ -48,6 +51,7 @@ RAW = {
         },
         {"id": "par1", "ipv4": ["192.0.2.3"], "capacity_bps": 50e9, "location": [48.9, 2.4]},
     ],
+    "trust": {"public_keys": [SIGNER.public_hex]},
     "service": [{"name": "www.cdn.example.", "ttl_s": 20}, {"name": "img.cdn.example."}],
 }
 
@@ -199,9 +203,9 @@ def store(table: Table, state: State, overview: Overview, evidence: Evidence) ->
     pointer = Pointer(generation=7, key=key, sha256="", created_ms=NOW_MS - 20_000)
     return MemoryStore(
         {
-            key: tables.encode(table),
+            key: tables.encode(table, SIGNER),
             tables.CURRENT_KEY: msgspec.json.encode(pointer),
-            states.KEY: states.encode(state),
+            states.KEY: states.encode(state, SIGNER),
             overviews.KEY: msgspec.json.encode(overview),
             evidences.key(7): evidences.encode(evidence),
         }
@@ -244,7 +248,7 @@ class Published:
         old = states.decode(self.store.objects[states.KEY])
         pops = old.pops | {pop: msgspec.structs.replace(old.pops[pop], **changes)}
         new = msgspec.structs.replace(old, generation=old.generation + 1, pops=pops)
-        self.store.objects[states.KEY] = states.encode(new)
+        self.store.objects[states.KEY] = states.encode(new, SIGNER)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from console.explain import explain
 from console.explain_text import render
 from console.explanation import Candidate, Explanation
 from console.published import View
-from popsteer.config import Config
+from popsteer.config import Config, Health, Trust
 from popsteer.errors import ConfigError
 from popsteer.evidence import Reason
 from popsteer.names import Prefix
@@ -156,10 +156,20 @@ def test_an_expired_state_is_said_and_not_obeyed(view: View, config: Config, now
 
 
 def test_doubted_reports_are_said(view: View, config: Config, now_ms: int) -> None:
+    config = msgspec.structs.replace(config, health=Health())
     both = with_pop(with_pop(view, "fra1", up=False), "lon1", up=False)
     told = explain("10.0.0.9", None, both, config, now_ms)
     assert told.pop == "fra1"
     assert any("2 of 3 POPs look down at once" in note for note in told.notes)
+
+
+def test_without_keys_dns_nodes_load_nothing_and_explain_says_so(
+    view: View, config: Config, now_ms: int
+) -> None:
+    keyless = msgspec.structs.replace(config, trust=Trust())
+    told = explain("2001:db8:1::1", None, view, keyless, now_ms)
+    assert (told.pop, told.prefix) == ("fra1", None)
+    assert told.notes[0].startswith("trust.public_keys is empty")
 
 
 def test_a_wide_prefix_says_that_it_holds_more(view: View, config: Config, now_ms: int) -> None:
@@ -214,7 +224,7 @@ def test_it_never_disagrees_with_dns(
     for i, pop in enumerate(("fra1", "lon1", "par1")):
         view = with_pop(view, pop, up=up[i], drained=drained[i], shed=shed[i])
     told = explain(address, None, view, config, now_ms)
-    outlook = route.outlook_of(frozenset(), view.state, now_ms, 0.5, 3)
+    outlook = route.outlook_of(frozenset(), view.state, now_ms, 1.0, 3)
     draws = np.random.default_rng(seed).integers(0, 1 << route.DRAW_BITS, 200).tolist()
     service = route.steered_of(config, config.service[0])
     answers = [

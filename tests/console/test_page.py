@@ -184,7 +184,7 @@ async def test_light_and_dark_follow_the_system(tab: Page, page: str, tmp_path: 
     ground = "getComputedStyle(document.body).backgroundColor"
     seen = {}
     for scheme in ("light", "dark"):
-        await tab.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        await tab.emulate_media(color_scheme=scheme)
         await tab.goto(f"{page}/?pop=lon1")
         await expect(names(tab)).to_have_count(3)
         seen[scheme] = await tab.evaluate(ground)

@@ -7,7 +7,7 @@ import pytest
 from console.published import Reader, generations, pointer, rollback
 from popsteer import signing
 from popsteer import table as tables
-from popsteer.config import Config
+from popsteer.config import Config, TableSource
 from popsteer.errors import ConflictError, StoreError, TableError, TrustError
 from popsteer.signing import Signer, Verifier
 from popsteer.store import MemoryStore, Stored
@@ -143,3 +143,22 @@ def test_a_store_that_is_away_is_an_error_and_keeps_the_view(
     with pytest.raises(StoreError):
         reader.refresh()
     assert reader.view.table is not None
+
+
+def test_a_local_table_is_all_that_is_read(config: Config, table: Table, tmp_path: Path) -> None:
+    path = tmp_path / "table.arrow"
+    path.write_bytes(tables.encode(table))
+    local = msgspec.structs.replace(config, table=TableSource(path=str(path)))
+    reader = Reader(local, RefusingStore(), None)
+    read = reader.refresh().table
+    assert read is not None
+    assert read.meta.generation == 7
+    assert reader.refresh().table is read
+
+
+class RefusingStore(MemoryStore):
+    """A store that nobody may ask."""
+
+    def read(self, key: str, unless_etag: str = "") -> Stored | None:
+        """Fail."""
+        raise AssertionError(f"{key} was asked for, {unless_etag}")
