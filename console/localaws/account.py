@@ -59,6 +59,11 @@ class Account:
             raise errors.not_found(f"Stream {name} under account {ACCOUNT} not found.")
         return self.streams[name]
 
+    def expire(self, now_us: int) -> None:
+        """Drop records out of retention."""
+        for stream in self.streams.values():
+            stream.expire(now_us)
+
     def delete(self, stream: Stream) -> None:
         """Forget a stream and its records."""
         del self.streams[stream.info.name]

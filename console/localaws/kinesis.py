@@ -12,7 +12,7 @@ from uuid import uuid4
 import msgspec
 
 from console.localaws import kinesis_api as api
-from console.localaws import record_calls, stream_calls
+from console.localaws import record_calls, setting_calls, shard_calls, stream_calls
 from console.localaws.account import Account, Call
 from console.localaws.kinesis_errors import KinesisError
 from console.localaws.messages import Request, Response
@@ -43,23 +43,23 @@ OPERATIONS: dict[str, Operation] = {
     "DescribeStream": _operation(api.Describe, stream_calls.describe_stream),
     "DescribeStreamSummary": _operation(api.Describe, stream_calls.describe_stream_summary),
     "ListStreams": _operation(api.ListStreams, stream_calls.list_streams),
-    "ListShards": _operation(api.ListShards, stream_calls.list_shards),
-    "SplitShard": _operation(api.SplitShard, stream_calls.split_shard),
-    "MergeShards": _operation(api.MergeShards, stream_calls.merge_shards),
-    "UpdateShardCount": _operation(api.UpdateShardCount, stream_calls.update_shard_count),
-    "IncreaseStreamRetentionPeriod": _operation(api.Retention, stream_calls.change_retention),
-    "DecreaseStreamRetentionPeriod": _operation(api.Retention, stream_calls.change_retention),
-    "EnableEnhancedMonitoring": _operation(api.Monitoring, stream_calls.enable_monitoring),
-    "DisableEnhancedMonitoring": _operation(api.Monitoring, stream_calls.disable_monitoring),
-    "StartStreamEncryption": _operation(api.Encryption, stream_calls.start_encryption),
-    "StopStreamEncryption": _operation(api.Encryption, stream_calls.stop_encryption),
-    "UpdateStreamMode": _operation(api.UpdateStreamMode, stream_calls.update_stream_mode),
-    "AddTagsToStream": _operation(api.AddTags, stream_calls.add_tags),
-    "RemoveTagsFromStream": _operation(api.RemoveTags, stream_calls.remove_tags),
-    "ListTagsForStream": _operation(api.RemoveTags, stream_calls.list_tags),
-    "TagResource": _operation(api.TagResource, stream_calls.tag_resource),
-    "UntagResource": _operation(api.UntagResource, stream_calls.untag_resource),
-    "ListTagsForResource": _operation(api.UntagResource, stream_calls.list_tags_of_resource),
+    "ListShards": _operation(api.ListShards, shard_calls.list_shards),
+    "SplitShard": _operation(api.SplitShard, shard_calls.split_shard),
+    "MergeShards": _operation(api.MergeShards, shard_calls.merge_shards),
+    "UpdateShardCount": _operation(api.UpdateShardCount, shard_calls.update_shard_count),
+    "IncreaseStreamRetentionPeriod": _operation(api.Retention, setting_calls.change_retention),
+    "DecreaseStreamRetentionPeriod": _operation(api.Retention, setting_calls.change_retention),
+    "EnableEnhancedMonitoring": _operation(api.Monitoring, setting_calls.enable_monitoring),
+    "DisableEnhancedMonitoring": _operation(api.Monitoring, setting_calls.disable_monitoring),
+    "StartStreamEncryption": _operation(api.Encryption, setting_calls.start_encryption),
+    "StopStreamEncryption": _operation(api.Encryption, setting_calls.stop_encryption),
+    "UpdateStreamMode": _operation(api.UpdateStreamMode, setting_calls.update_stream_mode),
+    "AddTagsToStream": _operation(api.AddTags, setting_calls.add_tags),
+    "RemoveTagsFromStream": _operation(api.RemoveTags, setting_calls.remove_tags),
+    "ListTagsForStream": _operation(api.RemoveTags, setting_calls.list_tags),
+    "TagResource": _operation(api.TagResource, setting_calls.tag_resource),
+    "UntagResource": _operation(api.UntagResource, setting_calls.untag_resource),
+    "ListTagsForResource": _operation(api.UntagResource, setting_calls.list_tags_of_resource),
     "DescribeLimits": _operation(api.DescribeLimits, stream_calls.describe_limits),
     "GetShardIterator": _operation(api.GetShardIterator, record_calls.get_shard_iterator),
     "GetRecords": _operation(api.GetRecords, record_calls.get_records),

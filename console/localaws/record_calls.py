@@ -17,7 +17,8 @@ from console.localaws.identity import ACCOUNT
 from console.localaws.kinesis_api import Entry, GetRecords, GetShardIterator, PutRecord, PutRecords
 from console.localaws.sequence import SECOND_US
 from console.localaws.shardlog import Chunk
-from console.localaws.streams import HASH_KEYS, Shard, Stream
+from console.localaws.shards import Shard
+from console.localaws.streams import HASH_KEYS, Stream
 
 RECORD_BYTES_MAX = 2**20
 REQUEST_BYTES_MAX = 5 * 2**20
@@ -76,6 +77,7 @@ def get_records(call: Call, request: GetRecords) -> Reply:
     now_s = call.now_us / SECOND_US
     if call.account.limited and not shard.limits.admit_read(now_s):
         raise errors.throttled(shard.id, stream.info.name, ACCOUNT)
+    after = max(after, stream.horizon(call.now_us))
     chunk = shard.log.read(after, request.limit, int(READ_BYTES_MAX * BASE64_GROWTH))
     if call.account.limited:
         shard.limits.charge_read(int(len(chunk.lines) / BASE64_GROWTH))

@@ -51,6 +51,7 @@ async def _serve(
         await serve(
             _application(services), _config(listener), shutdown_trigger=stop.wait, mode="asgi"
         )
+        services.close()
         for chore in chores:
             chore.cancel()
     return announced.result()
@@ -72,8 +73,12 @@ def _stop(services: Services, provisioner: BaseProcess | None, stop: asyncio.Eve
     stop.set()
     if provisioner is not None:
         provisioner.terminate()
+    asyncio.get_running_loop().call_later(STOP_S_MAX, _exit, services)
+
+
+def _exit(services: Services) -> None:
     services.close()
-    asyncio.get_running_loop().call_later(STOP_S_MAX, os._exit, 0)
+    os._exit(0)
 
 
 async def _repeat(chore: Callable[[], None], period_s: float) -> None:

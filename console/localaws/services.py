@@ -73,7 +73,8 @@ class Services:
         emulator.trim_metrics()
 
     def clean(self) -> None:
-        """What is due every minute or so: old partials, unfinished uploads."""
+        """What is due every minute or so: old records, partials, unfinished uploads."""
+        self.account.expire(time.time_ns() // 1000)
         before = datetime.now(UTC) - timedelta(seconds=self.settings.partials_age_s_max)
         self.objects.expire(self.settings.bucket, "partials/", before)
         self.objects.abort_uploads(UPLOADS_MAX)

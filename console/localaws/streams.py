@@ -16,27 +16,15 @@ import msgspec
 from console.localaws import files, sequence
 from console.localaws import kinesis_errors as errors
 from console.localaws.identity import ACCOUNT, REGION
-from console.localaws.limits import ShardLimits
 from console.localaws.shardlog import ShardLog
+from console.localaws.shards import Shard, ShardInfo
 
 HASH_KEYS = 2**128
 SEGMENT_BYTES_MAX = 4 * 2**20
 SEGMENTS_MIN = 16
 SHARDS_MAX = 500
 RETENTION_HOURS = 24
-
-
-class ShardInfo(msgspec.Struct):
-    """What is known of a shard besides its records; times are ticks."""
-
-    index: int
-    # Hash keys exceed 64 bits, which msgspec's JSON integers do not.
-    hash_first: str
-    hash_last: str
-    created: int
-    closed: int | None = None
-    parents: list[str] = msgspec.field(default_factory=list)
-    children: list[str] = msgspec.field(default_factory=list)
+HOUR_US = 3600 * sequence.SECOND_US
 
 
 class StreamInfo(msgspec.Struct):
@@ -50,40 +38,6 @@ class StreamInfo(msgspec.Struct):
     metrics: list[str] = msgspec.field(default_factory=list)
     key_id: str | None = None
     shards: list[ShardInfo] = msgspec.field(default_factory=list)
-
-
-class Shard:
-    """One shard: its description, its log, its limits."""
-
-    def __init__(self, info: ShardInfo, log: ShardLog) -> None:
-        self.info = info
-        self.log = log
-        self.limits = ShardLimits()
-        self.first = int(info.hash_first)
-        self.last = int(info.hash_last)
-
-    @property
-    def id(self) -> str:
-        """As `shardId-000000000003`."""
-        return f"shardId-{self.info.index:012d}"
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it still takes records."""
-        return self.info.closed is None
-
-    def sequence(self, tick: int) -> int:
-        """The sequence number of a tick in this shard."""
-        return sequence.encode(self.info.created, self.info.index, tick)
-
-    def position(self, number: int) -> int:
-        """The tick of a sequence number in this shard."""
-        return sequence.position(number, self.info.created, self.info.index)
-
-    @property
-    def tip(self) -> int:
-        """The tick that LATEST reads after."""
-        return self.log.newest or self.info.created
 
 
 class Stream:
@@ -226,6 +180,17 @@ class Stream:
             )
             excess -= oldest.segments[0].size_bytes
             oldest.drop_oldest()
+
+    def horizon(self, now_us: int) -> int:
+        """The tick before which records are out of retention at `now_us`."""
+        return max(0, now_us - self.info.retention_hours * HOUR_US)
+
+    def expire(self, now_us: int) -> None:
+        """Drop the segments that hold nothing but records out of retention."""
+        horizon = self.horizon(now_us)
+        for shard in self.shards.values():
+            while shard.log.segments and shard.log.segments[0].ticks[-1] < horizon:
+                shard.log.drop_oldest()
 
     def _check_open(self, shard: Shard) -> None:
         if not shard.is_open:

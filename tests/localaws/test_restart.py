@@ -1,10 +1,13 @@
 """What a client finds after the embedded AWS was killed and came back."""
 
+import itertools
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 if TYPE_CHECKING:
     from tests.localaws.conftest import LocalAws
@@ -50,24 +53,39 @@ def test_records_shards_and_iterators_survive(mortal: "LocalAws") -> None:
 
 
 def test_nothing_acknowledged_is_lost_by_a_kill_amid_writing(mortal: "LocalAws") -> None:
-    mortal.kinesis.create_stream(StreamName="busy", ShardCount=3)
-    acknowledged = []
-    for i in range(30):
-        entries = [
-            {"Data": b"%d" % (i * 50 + j) + b"." * 2000, "PartitionKey": str(j)} for j in range(50)
-        ]
-        mortal.kinesis.put_records(StreamName="busy", Records=entries)  # type: ignore[arg-type]
-        acknowledged += [entry["Data"] for entry in entries]
-    mortal.restart_after_kill()
+    kinesis = mortal.kinesis
+    kinesis.create_stream(StreamName="busy", ShardCount=3)
+    acknowledged: list[bytes] = []
 
-    found = []
-    for shard in mortal.kinesis.list_shards(StreamName="busy")["Shards"]:
-        iterator = mortal.kinesis.get_shard_iterator(
+    def write_until_it_dies() -> None:
+        for start in itertools.count(step=50):
+            batch = [b"%d" % i + b"." * 2000 for i in range(start, start + 50)]
+            entries = [{"Data": data, "PartitionKey": data[:6].decode()} for data in batch]
+            try:
+                kinesis.put_records(StreamName="busy", Records=entries)  # type: ignore[arg-type]
+            except (BotoCoreError, ClientError):
+                return
+            acknowledged.extend(batch)
+
+    with ThreadPoolExecutor(1) as writer:
+        writing = writer.submit(write_until_it_dies)
+        deadline = time.monotonic() + 30
+        while len(acknowledged) < 1000 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        mortal.kill()
+        writing.result()
+    mortal.start()
+
+    found: list[bytes] = []
+    for shard in kinesis.list_shards(StreamName="busy")["Shards"]:
+        iterator = kinesis.get_shard_iterator(
             StreamName="busy", ShardId=shard["ShardId"], ShardIteratorType="TRIM_HORIZON"
         )["ShardIterator"]
         found += payloads(mortal, iterator)
-
-    assert sorted(found) == sorted(acknowledged)  # type: ignore[type-var]
+    assert len(acknowledged) >= 1000
+    assert set(acknowledged) <= set(found)
+    # At most the one request that was never answered may be there besides.
+    assert len(found) <= len(acknowledged) + 50
 
 
 def test_objects_etags_and_conditions_survive(mortal: "LocalAws") -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from console.localaws.kinesis_errors import KinesisError
-from console.localaws.streams import HASH_KEYS, Shard, Stream, StreamInfo
+from console.localaws.shards import Shard
+from console.localaws.streams import HASH_KEYS, Stream, StreamInfo
 
 CREATED_US = 1_763_715_723_000_000
 
