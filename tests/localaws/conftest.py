@@ -59,7 +59,7 @@ class LocalAws:
         self.start()
 
     def _reap(self) -> int:
-        code = self.process.wait(timeout=20)
+        code = self.process.wait(timeout=60)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code

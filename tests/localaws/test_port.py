@@ -166,7 +166,7 @@ def test_sigterm_ends_it_cleanly_even_with_clients_connected(launch: "Launch") -
 def refusal(*options: str) -> tuple[int, str]:
     """Exit code and standard error of a start that must fail."""
     command = [sys.executable, "-m", "console.localaws", *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert ended.stdout == ""
     return ended.returncode, ended.stderr
 
