@@ -115,12 +115,13 @@ class Worker:
         return Report(counts, tuple(demand))
 
     def _respond_udp(self, data: bytes, peer: tuple[Any, ...]) -> bytes | None:
-        return self._respond(data, peer, Transport.UDP)
+        return self.respond(data, peer, Transport.UDP)
 
     def _respond_tcp(self, data: bytes, peer: tuple[Any, ...]) -> bytes | None:
-        return self._respond(data, peer, Transport.TCP)
+        return self.respond(data, peer, Transport.TCP)
 
-    def _respond(self, data: bytes, peer: tuple[Any, ...], transport: Transport) -> bytes | None:
+    def respond(self, data: bytes, peer: tuple[Any, ...], transport: Transport) -> bytes | None:
+        """The response to one packet of a peer, counted; None where silence is right."""
         began_ns = time.perf_counter_ns()
         client = Client(_packed(peer[0]), transport)
         try:
