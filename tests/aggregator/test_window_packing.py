@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from aggregator.packing import pack
 
-KINDS = {"net": np.uint64, "plen": np.uint8, "rtt_us": np.uint32}
+KINDS: dict[str, Any] = {"net": np.uint64, "plen": np.uint8, "rtt_us": np.uint32}
 WIDTHS = st.tuples(st.integers(0, 64), st.integers(0, 60))
 
 
