@@ -74,15 +74,18 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def prepare(folder: Path, own: World, at: Addresses) -> Path:
-    """Write everything that the processes read; gives the path of the configuration."""
+def prepare(folder: Path, own: World, at: Addresses, hour_utc: float) -> Path:
+    """Write everything that the processes read; gives the path of the configuration.
+
+    The expected demand is that of `hour_utc`.
+    """
     _set_another_world_aside(folder, own)
     for name in ("world", "zones", "keys", "aws", "state", "logs"):
         (folder / name).mkdir(exist_ok=True)
     world.save(folder / "world" / "world.npz", own)
     _write_pops(folder / "world" / "pops.csv", own)
     _write_prefixes(folder / "world" / "prefixes.csv", own)
-    targets.save(folder / "targets.csv", _targets(own))
+    targets.save(folder / "targets.csv", _targets(own, hour_utc))
     (folder / "zones" / "cdn.example.zone").write_text(_ZONE_TEXT)
     signer = signing.create_signer(folder / "keys" / "table.key")
     path = folder / CONFIG
@@ -130,8 +133,8 @@ def _write_prefixes(path: Path, own: World) -> None:
             rows.writerow([str(prefix), metro, own.metros[metro], own.pops[best], rtt])
 
 
-def _targets(own: World) -> targets.Targets:
-    demand = own.demand_bps.mean(axis=0)[own.metro] * own.share
+def _targets(own: World, hour_utc: float) -> targets.Targets:
+    demand = own.prefix_demand_bps(hour_utc)
     addresses = tuple(_first_host(prefix) for prefix in own.prefixes())
     return targets.Targets(own.net, own.plen, addresses, demand)
 

@@ -1,6 +1,7 @@
 """Runs the loop: checks, prepares the folder, starts the processes, shows the stages."""
 
 import asyncio
+import datetime as dt
 import json
 import signal
 import sys
@@ -65,7 +66,7 @@ def _run_in(folder: Path, own: World, dns: str, http: str, started_s: float) -> 
         aws=free_address("127.0.0.1", 0, "aws"),
         pop_port=free_pop_port(len(own.pops)),
     )
-    config_path = folders.prepare(folder, own, at)
+    config_path = folders.prepare(folder, own, at, dt.datetime.now(dt.UTC).hour)
     return asyncio.run(_Loop(folder, config_path, at.aws, own, started_s).run())
 
 
