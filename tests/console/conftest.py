@@ -250,6 +250,14 @@ class Published:
         new = msgspec.structs.replace(old, generation=old.generation + 1, pops=pops)
         self.store.objects[states.KEY] = states.encode(new, SIGNER)
 
+    def publish(self, generation: int) -> None:
+        """The same answers under another generation."""
+        key = tables.key(generation)
+        new = tables.renumber(make_table(), generation, self.clock_ms, "")
+        self.store.objects[key] = tables.encode(new, SIGNER)
+        pointer = Pointer(generation=generation, key=key, sha256="", created_ms=self.clock_ms)
+        self.store.objects[tables.CURRENT_KEY] = msgspec.json.encode(pointer)
+
 
 @pytest.fixture
 def published(store: MemoryStore) -> Published:

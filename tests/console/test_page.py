@@ -40,6 +40,9 @@ class Published(Protocol):
     def change_pop(self, pop: str, **changes: object) -> None:
         """As the planner rewrites the POP state."""
 
+    def publish(self, generation: int) -> None:
+        """The same answers under another generation."""
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
@@ -153,6 +156,13 @@ async def test_the_lookup_answers_like_explain(tab: Page, page: str, tmp_path: P
     await expect(answer).to_contain_text("full: 99% of its 82% target")
     assert "q=10.0.0.9" in tab.url
     await tab.screenshot(path=tmp_path / "lookup.png")
+
+
+async def test_a_new_table_is_looked_up_again(tab: Page, page: str, published: Published) -> None:
+    await tab.goto(f"{page}/?q=10.0.0.9")
+    await expect(tab.locator("#answer")).to_contain_text("table 7")
+    published.publish(8)
+    await expect(tab.locator("#answer")).to_contain_text("table 8")
 
 
 async def test_a_link_shows_the_same_page_to_the_next_person(tab: Page, page: str) -> None:

@@ -7,22 +7,25 @@ const HEIGHT = 150;
 const LEFT = 34;
 const FLOOR = HEIGHT - 30;
 const LOSS_HEIGHT = 10;
-const SPAN_MS = 30 * 60 * 1000;
+const MINUTE_MS = 60 * 1000;
+const SPAN_MS = [5 * MINUTE_MS, 30 * MINUTE_MS];
 
 export function showChart(box, pop, past) {
   const last = past.time_ms.at(-1) ?? Date.now();
-  const x = (ms) => LEFT + (WIDTH - LEFT) * Math.max(0, 1 - (last - ms) / SPAN_MS);
+  const seen = last - (past.time_ms[0] ?? last);
+  const span = Math.min(Math.max(seen, SPAN_MS[0]), SPAN_MS[1]);
+  const x = (ms) => LEFT + (WIDTH - LEFT) * Math.max(0, 1 - (last - ms) / span);
   const known = past.rtt_p95_ms.filter((value) => value !== null);
   const top = niceTop(Math.max(1, ...known));
   const y = (rtt) => FLOOR - (FLOOR - 8) * (rtt / top);
   const svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img" });
   svg.setAttribute("aria-label", summary(pop, past));
-  grid(svg, top, y);
+  grid(svg, top, y, span);
   const step = past.step_s * 1000;
   for (const run of runs(past)) smoke(svg, past, run, x, y);
   past.time_ms.forEach((ms, i) => floor(svg, past, i, x(ms - step), x(ms) - x(ms - step)));
   for (const [ms] of past.tables.slice(1)) {
-    if (last - ms < SPAN_MS) svg.append(drawn("line", { class: "table", x1: x(ms), x2: x(ms), y1: 4, y2: FLOOR }));
+    if (last - ms < span) svg.append(drawn("line", { class: "table", x1: x(ms), x2: x(ms), y1: 4, y2: FLOOR }));
   }
   const caption = element("figcaption", {
     textContent: "Median and 95th percentile, ms. Floor: loss. Dashed: a new table.",
@@ -41,13 +44,13 @@ function niceTop(value) {
   return [1, 2, 3, 5, 10].map((n) => n * power).find((n) => n >= value * 1.05) ?? 10 * power;
 }
 
-function grid(svg, top, y) {
+function grid(svg, top, y, span) {
   for (const value of [0, top / 2, top]) {
     svg.append(drawn("line", { class: "grid", x1: LEFT, x2: WIDTH, y1: y(value), y2: y(value) }));
     svg.append(drawn("text", { x: LEFT - 5, y: y(value) + 4, "text-anchor": "end" }, String(value)));
   }
   const below = HEIGHT - 3;
-  svg.append(drawn("text", { x: LEFT, y: below }, "30 min ago"));
+  svg.append(drawn("text", { x: LEFT, y: below }, `${Math.round(span / MINUTE_MS)} min ago`));
   svg.append(drawn("text", { x: WIDTH, y: below, "text-anchor": "end" }, "now"));
 }
 

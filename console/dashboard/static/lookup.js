@@ -2,7 +2,7 @@
 
 import { duration, element, number, percent } from "./format.js";
 
-const CANDIDATES_MAX = 8;
+const CANDIDATES_MAX = 6;
 
 export async function explain(box, asked) {
   const answer = await fetch(`/api/explain?address=${encodeURIComponent(asked)}`).catch(() => null);

@@ -100,12 +100,21 @@ async function refreshChart() {
   if (answer?.ok && asked.get("pop") === pop) showChart(byId("chart"), pop, await answer.json());
 }
 
+function lookUp() {
+  const text = asked.get("q");
+  if (asked.get("noc")) return;
+  if (text) explain(byId("answer"), text);
+  else byId("answer").replaceChildren();
+}
+
 function listen() {
   const events = new EventSource("/events");
   events.addEventListener("health", (event) => {
+    const before = newest?.status.table_generation;
     newest = JSON.parse(event.data);
     heardMs = Date.now();
     show();
+    if (before !== undefined && before !== newest.status.table_generation) lookUp();
   });
   // The browser reconnects by itself, except after an error status.
   events.addEventListener("error", () => {
@@ -121,10 +130,9 @@ function start() {
     event.preventDefault();
     const text = byId("address").value.trim();
     remember("q", text);
-    if (text) explain(byId("answer"), text);
-    else byId("answer").replaceChildren();
+    lookUp();
   });
-  if (asked.get("q") && !asked.get("noc")) explain(byId("answer"), asked.get("q"));
+  lookUp();
   listen();
   refreshChart();
   setInterval(() => newest && showStatus(newest.status), 1000);
