@@ -5,6 +5,7 @@ library, so that a person who asks what there is never waits.
 """
 
 import difflib
+import os
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
+BROKEN_PIPE = 141
+"""128 + SIGPIPE."""
 USAGE = 2
 """The command line cannot be understood."""
 
@@ -100,9 +103,9 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has left; nothing more can be said there.
-        sys.stderr.close()
-        return INTERRUPTED
+        # Whoever read our output has left; what is still buffered must not fail at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
 
 
 def overview() -> str:

@@ -139,6 +139,27 @@ def test_a_truncated_table_is_refused_by_name(tmp_path: Path) -> None:
     assert len(seen.stderr.splitlines()) == 1
 
 
+def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path: Path) -> None:
+    lines = "".join(f"10.{i >> 8}.{i & 255}.0/24,p{i % 7}\n" for i in range(20_000))
+    (tmp_path / "a.csv").write_text(lines)
+    call("table", "compile", "a.csv", "-o", "a.arrow", folder=tmp_path)
+    command = [sys.executable, "-m", "console.cli", "table", "show", "a.arrow", "--rows", "0"]
+    running = subprocess.Popen(
+        [*command, "--json"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == "{\n"
+    running.stdout.close()
+    assert running.wait(60) == 141
+    assert running.stderr is not None
+    assert running.stderr.read() == ""
+    running.stderr.close()
+
+
 def test_ctrl_c_leaves_with_130_and_no_traceback(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.csv")
     running = subprocess.Popen(
