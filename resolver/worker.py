@@ -69,6 +69,9 @@ class Worker:
         self._once = OncePerKey()
         self._counts = Counts()
         self._demand = demand_of(config)
+        self._reading = asyncio.Lock()
+        """One reload at a time: the last to start is the last to end."""
+        self._reloads: set[asyncio.Task[None]] = set()
         self.snapshot = Snapshot(load_zones(config), _fleet(config), _options(config, secret))
         self._udp = [UdpListener(one.udp, self._respond_udp) for one in sockets]
         self._tcp = TcpListener(self._respond_tcp, self._evicted)
@@ -97,16 +100,20 @@ class Worker:
             table=update.table or self.snapshot.table,
         )
         if update.reload_zones:
-            self._reload()
+            task = asyncio.get_running_loop().create_task(self._reload())
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
 
-    def _reload(self) -> None:
-        """New zones, or the old ones where the files are bad."""
-        try:
-            self.snapshot = replace(self.snapshot, zones=load_zones(self._config))
-        except ConfigError as error:
-            logger().error("zones not reloaded; the old ones serve on", reason=str(error))
-        else:
-            logger().info("zones reloaded", zones=len(self.snapshot.zones.by_origin))
+    async def _reload(self) -> None:
+        """New zones, or the old ones where the files are bad; read aside, so answers go on."""
+        async with self._reading:
+            try:
+                zones = await asyncio.to_thread(load_zones, self._config)
+            except ConfigError as error:
+                logger().error("zones not reloaded; the old ones serve on", reason=str(error))
+                return
+            self.snapshot = replace(self.snapshot, zones=zones)
+            logger().info("zones reloaded", zones=len(zones.by_origin))
 
     def report(self, with_demand: bool) -> Report:
         """What was counted since the last report."""
