@@ -47,6 +47,13 @@ class Counts:
         self.latency_us[bisect_left(LATENCY_BOUNDS_US, spent_us)] += 1
         self.latency_us_sum += spent_us
 
+    def add_compiled(self, rcodes: Counter[str], pops: Counter[str], unanswered: int) -> None:
+        """What a loop of the compiled path answered, all over UDP."""
+        self.rcodes += rcodes
+        self.pops += pops
+        self.transports["udp"] += rcodes.total()
+        self.unanswered += unanswered
+
     def add(self, other: "Counts") -> None:
         """All of another's."""
         self.rcodes += other.rcodes

@@ -23,38 +23,48 @@ class UdpListener:
     """One UDP socket in the event loop."""
 
     def __init__(self, bound: socket.socket, respond: Respond) -> None:
-        self._socket = bound
+        self.socket = bound
         self._respond = respond
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer from now on."""
-        loop.add_reader(self._socket.fileno(), self._readable)
+        loop.add_reader(self.socket.fileno(), self._readable)
+
+    def pause(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Leave the socket to another reader, which may hand queries on to `answer`."""
+        loop.remove_reader(self.socket.fileno())
 
     def stop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer what has arrived and nothing more."""
-        loop.remove_reader(self._socket.fileno())
+        loop.remove_reader(self.socket.fileno())
         self._readable()
 
     def _readable(self) -> None:
         for _ in range(BATCH_MAX):
             try:
-                data, ancillary, _, client = self._socket.recvmsg(
+                data, ancillary, _, client = self.socket.recvmsg(
                     DATAGRAM_BYTES_MAX, _ANCILLARY_BYTES
                 )
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
                 continue  # an ICMP error of an earlier answer: not this datagram's affair
-            wire = self._respond(data, client)
-            if wire is not None:
-                self._send(wire, ancillary, client)
+            self.answer(data, ancillary, client)
+
+    def answer(
+        self, data: bytes, ancillary: list[tuple[int, int, bytes]], client: tuple[Any, ...]
+    ) -> None:
+        """Answer one datagram, wherever it was read."""
+        wire = self._respond(data, client)
+        if wire is not None:
+            self._send(wire, ancillary, client)
 
     def _send(
         self, wire: bytes, ancillary: list[tuple[int, int, bytes]], client: tuple[Any, ...]
     ) -> None:
         source = [_from(item) for item in ancillary if item[:2] in _PKTINFO]
         try:
-            self._socket.sendmsg([wire], source, 0, client)
+            self.socket.sendmsg([wire], source, 0, client)
         except OSError:
             return  # the client's path is broken or our buffer is full: it will ask again
 

@@ -23,6 +23,7 @@ from resolver.answer import Client, Transport, answer
 from resolver.cookies import CookieSecret
 from resolver.counts import Counts
 from resolver.demand import demand_of
+from resolver.fast.path import FastPath
 from resolver.route import DRAW_BITS, Fleet, Outlook, fleet_of
 from resolver.snapshot import Options, Rung, Snapshot
 from resolver.sockets import Bound
@@ -74,6 +75,12 @@ class Worker:
         self._reloads: set[asyncio.Task[None]] = set()
         self.snapshot = Snapshot(load_zones(config), _fleet(config), _options(config, secret))
         self._udp = [UdpListener(one.udp, self._respond_udp) for one in sockets]
+        self._fast = FastPath(
+            self._udp,
+            self._demand.bits_of,
+            config.dns.rrl_per_s,
+            config.data_dir / "resolver" / "index",
+        )
         self._tcp = TcpListener(self._respond_tcp, self._evicted)
         self._tcp_sockets: list[socket.socket] = [one.tcp for one in sockets]
 
@@ -82,11 +89,15 @@ class Worker:
         loop = asyncio.get_running_loop()
         for listener in self._udp:
             listener.start(loop)
+        if self._udp:
+            self._fast.offer(self.snapshot)
+            self._fast.start(loop)
         await self._tcp.start(self._tcp_sockets)
 
     async def stop(self) -> None:
         """Answer what has arrived, then no more."""
         loop = asyncio.get_running_loop()
+        self._fast.stop()
         for listener in self._udp:
             listener.stop(loop)
         await self._tcp.stop()
@@ -103,6 +114,7 @@ class Worker:
             task = asyncio.get_running_loop().create_task(self._reload())
             self._reloads.add(task)
             task.add_done_callback(self._reloads.discard)
+        self._fast.offer(self.snapshot)
 
     async def _reload(self) -> None:
         """New zones, or the old ones where the files are bad; read aside, so answers go on."""
@@ -113,13 +125,18 @@ class Worker:
                 logger().error("zones not reloaded; the old ones serve on", reason=str(error))
                 return
             self.snapshot = replace(self.snapshot, zones=zones)
+            self._fast.offer(self.snapshot)
             logger().info("zones reloaded", zones=len(zones.by_origin))
 
     def report(self, with_demand: bool) -> Report:
         """What was counted since the last report."""
         counts, self._counts = self._counts, Counts()
-        demand = self._demand.report(self._lane, now_ms()) if with_demand else ()
-        return Report(counts, tuple(demand))
+        compiled = self._fast.counted()
+        counts.add_compiled(compiled.rcodes, compiled.pops, compiled.dropped)
+        if not with_demand:
+            return Report(counts)
+        slow = self._demand.report(self._lane, now_ms())
+        return Report(counts, (*slow, *self._fast.demand(self._lane, now_ms())))
 
     def _respond_udp(self, data: bytes, peer: tuple[Any, ...]) -> bytes | None:
         return self.respond(data, peer, Transport.UDP)

@@ -48,8 +48,9 @@ NAME_WORDS = NAME_BYTES // 8 + 1
     TRUSTED,
     COOKIE_STAMP,
     COOKIE_HASH,
+    LINE,
     REPLY_LENGTH,
-) = range(23)
+) = range(24)
 QUERY_WORDS = 24
 """Three cache lines."""
 
@@ -60,7 +61,7 @@ EDNS_PRESENT, EDNS_DO, EDNS_ECS, EDNS_NSID, EDNS_COOKIE = 1, 2, 4, 8, 16
 DROP, SLOW, ANSWERED = 0, 1, 2
 
 # Slots of `Batch.at`, addresses of arrays.
-AT_RX, AT_TX, AT_POLL, AT_CLOCK, AT_ONE = range(5)
+AT_RX, AT_TX, AT_POLL, AT_CLOCK, AT_ONE, AT_TX_OCTETS = range(6)
 
 
 class Batch(NamedTuple):
@@ -110,9 +111,8 @@ def batch(size: int = BATCH) -> tuple[Batch, list[NDArray[np.uint64]]]:
         at=np.zeros(8, np.uint64),
     )
     one = np.ones(1, np.uint64)
-    made.at[: AT_ONE + 1] = [
-        _address(array) for array in (made.rx_header, made.tx_header, made.poll, made.clock, one)
-    ]
+    pointed = (made.rx_header, made.tx_header, made.poll, made.clock, one, made.tx)
+    made.at[: len(pointed)] = [_address(array) for array in pointed]
     for i in range(size):
         rx_vector[i] = (_address(made.rx[i]), RX_BYTES)
         made.rx_header[i, : libc.WORD_IOVLEN + 1] = (
@@ -121,6 +121,7 @@ def batch(size: int = BATCH) -> tuple[Batch, list[NDArray[np.uint64]]]:
             _address(rx_vector[i]),
             1,
         )
+        made.rx_header[i, libc.WORD_CONTROL] = _address(made.control[i])
         made.tx_header[i, libc.WORD_IOV] = _address(made.tx_vector[i])
         made.tx_header[i, libc.WORD_IOVLEN] = 1
     return made, [rx_vector, one]

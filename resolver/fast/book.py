@@ -20,7 +20,7 @@ from resolver.fast.words import Bytes
 from resolver.resolve import Resolver, Sections, resolve
 from resolver.route import Decision, Steered
 from resolver.wire import Key, Labels
-from resolver.zone import AAAA, ANY, CNAME, DNAME, DS, NS, A, Node, Zones
+from resolver.zone import AAAA, ANY, CNAME, DNAME, DS, SOA, A, Node, Zones
 
 NODES_MAX = 50_000
 """Names with answers worked out ahead; the slow path answers for those beyond."""
@@ -165,7 +165,7 @@ class _Writer:
                 yield zone.nodes[key]
 
     def _types(self, key: Key) -> list[int]:
-        types = {ANY, DS}
+        types = {ANY, DS, SOA}  # answered in their own way even where there is nothing
         for node in self._nodes(key):
             types |= set(node.rrsets)
             if CNAME in node.rrsets:
@@ -208,6 +208,8 @@ class _Writer:
 
     def _answer(self, name: Labels, qtype: int) -> int:
         sections, families = self._oracle.ask(name, qtype, with_pop=True)
+        if any(_PROBE in found and found != name for found in names_in(sections)):
+            return UNKNOWN  # a DNAME: the answer writes a name that is made from the question's
         if not families:
             return self.pages.number(compose(name, sections, steered=False), 0, False, UNKNOWN)
         empty, again = self._oracle.ask(name, qtype, with_pop=False)

@@ -87,6 +87,12 @@ def own_net(batch: Batch, i: U64) -> U64:
 
 
 @inlined
+def is_ipv6(batch: Batch, i: U64) -> bool:
+    """Whether the client itself is IPv6."""
+    return _address_at(batch.address[i]) == uint64(_V6_AT)
+
+
+@inlined
 def _hash_of(batch: Batch, i: U64, keys: Cookies, stamp: U64, made_s: U64) -> U64:
     address = batch.address[i]
     at = _address_at(address)

@@ -61,7 +61,7 @@ def _tag(length: U64, ipv6: U64, pop: U64) -> U64:
 
 
 @inlined
-def count_answer(  # noqa: PLR0913 -- one answer has so many facets
+def count_answer(
     counts: Counts, net: U64, source: U64, row_length: U64, ipv6: U64, pop: U64, bits: float
 ) -> None:
     """Count one answer to a client prefix of `source` bits that a row of `row_length` covers."""

@@ -9,10 +9,11 @@ so on down to /32. IPv6 is a sorted array of range starts with a first level by 
 its gaps get their scope at query time from the two neighbours.
 """
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from popsteer.errors import TableError
 from popsteer.intervals import Ranges, blocks, last_of
 from popsteer.names import LENGTH_MASK, U64_MAX, Net
-from popsteer.table import Table
+from popsteer.table import CANDIDATES_MAX, NO_POP, Table
 
 Entries = NDArray[np.uint32]
 
@@ -36,13 +37,19 @@ _ONE = np.uint64(1)
 
 
 class Index(NamedTuple):
-    """What the lookup kernels read; `Table.find` as arrays."""
+    """A table as kernels read it: `Table.find` as arrays, and the rows' columns."""
 
     v4: Entries
     v6_top: Entries
     """[2**20 + 1]: the last range that starts at or before the top bits' first address."""
     v6_start: Net
     v6_entry: Entries
+    pop: NDArray[np.uint16]
+    """[rows, 8] ranked POPs by number, then NO_POP."""
+    share: NDArray[np.uint8]
+    """[rows, 8]"""
+    plen: NDArray[np.uint8]
+    """[rows]"""
 
 
 def build(table: Table) -> Index:
@@ -60,7 +67,16 @@ def build(table: Table) -> Index:
     start, v6_entry = _ranges(table.net[split:], table.plen[split:], entry[split:])
     top = np.arange(1 << TOP_BITS_V6, dtype=np.uint64) << np.uint64(64 - TOP_BITS_V6)
     v6_top = np.searchsorted(start, top, side="right").astype(np.uint32) - np.uint32(1)
-    return Index(v4, np.append(v6_top, np.uint32(len(start) - 1)), start, v6_entry)
+    v6_top = np.append(v6_top, np.uint32(len(start) - 1))
+    return Index(v4, v6_top, start, v6_entry, *_columns(table))
+
+
+def _columns(table: Table) -> tuple[NDArray[np.uint16], NDArray[np.uint8], NDArray[np.uint8]]:
+    """The rows, at least one, so that no kernel meets an empty array."""
+    if not len(table):
+        nobody = np.full((1, CANDIDATES_MAX), NO_POP, np.uint16)
+        return nobody, np.zeros((1, CANDIDATES_MAX), np.uint8), np.zeros(1, np.uint8)
+    return table.pop.copy(), table.share.copy(), table.plen.copy()
 
 
 def _chunks(net: Net, plen: NDArray[np.uint8], entry: Entries) -> Entries:
@@ -143,6 +159,35 @@ def load(folder: Path) -> Index:
         raise TableError(f"{folder}: not a compiled index: {error}; delete it") from None
 
 
-def _mapped(path: Path) -> NDArray[np.generic]:
-    array: NDArray[np.generic] = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    return array
+def _mapped(path: Path) -> Any:
+    """Private and never written: kernels are compiled for writable arrays alone."""
+    return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def shared(table: Table, folder: Path) -> Index:
+    """The index of a table, from the folder where all workers keep theirs.
+
+    Whoever is first writes it; where nothing can be written it stays in this process's memory.
+    """
+    name = f"{table.meta.generation}-{_digest(table)}"
+    try:
+        if not (folder / name).exists():
+            save(build(table), folder / name)
+            _sweep(folder, keep=name)
+        return load(folder / name)
+    except (OSError, TableError):
+        return build(table)
+
+
+def _digest(table: Table) -> str:
+    sha = hashlib.sha256()
+    for column in (table.net, table.plen, table.pop, table.share, table.scope):
+        sha.update(np.ascontiguousarray(column).data)
+    return sha.hexdigest()[:16]
+
+
+def _sweep(folder: Path, keep: str) -> None:
+    """Remove indexes of other tables; who still maps one keeps its pages until it lets go."""
+    for other in folder.iterdir():
+        if other.name != keep and not other.name.endswith(".partial"):
+            shutil.rmtree(other, ignore_errors=True)

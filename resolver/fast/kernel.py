@@ -22,6 +22,7 @@ KERNEL_FLAGS: dict[str, Any] = {
     "error_model": "numpy",  # no exceptions: nothing here divides by what a packet says
     "boundscheck": False,  # the parser checks every length once
     "fastmath": False,
+    "_nrt": False,  # nothing is allocated, so arrays need no reference counts
 }
 
 
@@ -50,6 +51,9 @@ def kernel(function: Function) -> Function:
 
 
 def inlined(function: Function) -> Function:
-    """A kernel that other kernels call once a packet: LLVM folds it into its caller."""
+    """A piece of a kernel that LLVM folds into its caller.
+
+    numba's own inlining (`inline="always"`) gives the same code but takes twice as long to compile.
+    """
     compiled: Function = njit(**KERNEL_FLAGS, forceinline=True)(function)
     return compiled

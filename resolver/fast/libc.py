@@ -12,14 +12,23 @@ MSG_DONTWAIT = 0x40
 MSG_TRUNC = 0x20
 CLOCK_REALTIME = 0
 CLOCK_MONOTONIC = 1
-POLLIN = 0x1
+POLLIN, POLLOUT, POLLNVAL = 0x1, 0x4, 0x20
 AF_INET6 = 10
 
 SOCKADDR_BYTES = 32
 """sockaddr_in6 takes 28; slots of 32 stay aligned."""
 MSGHDR_WORDS = 8
 """struct mmsghdr in 64-bit words: name, namelen, iov, iovlen, control, controllen, flags, len."""
-WORD_NAME, WORD_NAMELEN, WORD_IOV, WORD_IOVLEN, _, _, WORD_FLAGS, WORD_LEN = range(MSGHDR_WORDS)
+(
+    WORD_NAME,
+    WORD_NAMELEN,
+    WORD_IOV,
+    WORD_IOVLEN,
+    WORD_CONTROL,
+    WORD_CONTROLLEN,
+    WORD_FLAGS,
+    WORD_LEN,
+) = range(MSGHDR_WORDS)
 
 recvmmsg = ExternalFunction(
     "recvmmsg", types.int32(types.int32, types.uintp, types.uint32, types.int32, types.uintp)

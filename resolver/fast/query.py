@@ -84,7 +84,7 @@ def _read_name(batch: Batch, rx: Bytes, length: U64, query: Words) -> U64:
             return uint64(0)
         for i in range(at, at + size):
             octet = rx[i]
-            if octet >= 65 and octet <= 90:  # noqa: PLR1716 -- numba compiles chains worse
+            if octet >= 65 and octet <= 90:
                 octet |= 0x20
                 upper = labels + uint64(1)
             name[uint64(i) - uint64(_HEADER)] = octet

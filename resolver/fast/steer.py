@@ -11,11 +11,11 @@ import numpy as np
 from numba import uint64
 from numpy.typing import NDArray
 
-from popsteer.table import CANDIDATES_MAX, NO_POP, SHARE_WHOLE, Table
-from resolver.fast.index import NO_ROW
+from popsteer.table import CANDIDATES_MAX, NO_POP, SHARE_WHOLE
+from resolver.fast.index import NO_ROW, Index
 from resolver.fast.kernel import inlined
 from resolver.fast.words import U64
-from resolver.route import Fleet, Outlook, Steered
+from resolver.route import Fleet, Outlook
 
 UNUSABLE, DOWN, DRAINED, ABLE = range(4)
 """What a POP is to a service in a family."""
@@ -24,14 +24,6 @@ OTHER = CANDIDATES_MAX
 _PART_BITS = 16
 _PART = 1 << _PART_BITS
 _DRAINED_FIRST, _DOWN_FIRST = 0, 1
-
-
-class Ranks(NamedTuple):
-    """The table's columns; one empty row where there is no table."""
-
-    pop: NDArray[np.uint16]
-    """[rows, 8] numbers of POPs."""
-    share: NDArray[np.uint8]
 
 
 class Standing(NamedTuple):
@@ -48,11 +40,11 @@ class Standing(NamedTuple):
 
 
 @inlined
-def _start(ranks: Ranks, row: U64, draw: U64) -> U64:
+def _start(index: Index, row: U64, draw: U64) -> U64:
     """The candidate into whose share the draw falls."""
     left = (draw * uint64(SHARE_WHOLE)) >> uint64(_PART_BITS)
     for slot in range(uint64(CANDIDATES_MAX)):
-        share = uint64(ranks.share[row, slot])
+        share = uint64(index.share[row, slot])
         if left < share:
             return uint64(slot)
         left -= share
@@ -65,16 +57,16 @@ def _choice(slot: U64, pop: U64) -> U64:
 
 
 @inlined
-def _walk_row(ranks: Ranks, now: Standing, row: U64, group: U64, draw: U64) -> U64:
+def _walk_row(index: Index, now: Standing, row: U64, group: U64, draw: U64) -> U64:
     """From the start down the ranks and round; NO_POP if no candidate can serve."""
     count = uint64(0)
-    while count < uint64(CANDIDATES_MAX) and ranks.pop[row, count] != NO_POP:
+    while count < uint64(CANDIDATES_MAX) and index.pop[row, count] != NO_POP:
         count += uint64(1)
-    slot = _start(ranks, row, draw & uint64(_PART - 1))
+    slot = _start(index, row, draw & uint64(_PART - 1))
     shed_draw = (draw >> uint64(_PART_BITS)) & uint64(_PART - 1)
     first = uint64(NO_POP)
     for _ in range(count):
-        pop = uint64(ranks.pop[row, slot])
+        pop = uint64(index.pop[row, slot])
         if now.status[group, pop] == ABLE:
             part = uint64(now.shed[pop])
             if shed_draw >= part:
@@ -104,13 +96,13 @@ def _walk_stand_ins(now: Standing, group: U64, draw: U64) -> U64:
 
 
 @inlined
-def _last_resort(ranks: Ranks, now: Standing, row: U64, group: U64) -> U64:
+def _last_resort(index: Index, now: Standing, row: U64, group: U64) -> U64:
     """The best that is only drained, else the best that has an address at all."""
     for at in range(uint64(2)):
         wanted = DRAINED if at == uint64(_DRAINED_FIRST) else DOWN
         if row != uint64(NO_ROW):
             for slot in range(uint64(CANDIDATES_MAX)):
-                pop = uint64(ranks.pop[row, slot])
+                pop = uint64(index.pop[row, slot])
                 if pop == uint64(NO_POP):
                     break
                 if now.status[group, pop] == wanted:
@@ -121,31 +113,24 @@ def _last_resort(ranks: Ranks, now: Standing, row: U64, group: U64) -> U64:
 
 
 @inlined
-def choose(ranks: Ranks, now: Standing, row: U64, group: U64, draw: U64) -> U64:
+def choose(index: Index, now: Standing, row: U64, group: U64, draw: U64) -> U64:
     """`slot << 16 | pop`; the low half is NO_POP if no POP has an address in the family."""
     if now.stand_in[group, 0] == NO_POP and row == uint64(NO_ROW):
-        return _last_resort(ranks, now, row, group)
+        return _last_resort(index, now, row, group)
     if row != uint64(NO_ROW):
-        choice = _walk_row(ranks, now, row, group, draw)
+        choice = _walk_row(index, now, row, group, draw)
         if choice != uint64(NO_POP):
             return choice
         if now.stand_in[group, 0] == NO_POP:
-            return _last_resort(ranks, now, row, group)
+            return _last_resort(index, now, row, group)
     return _walk_stand_ins(now, group, draw)
 
 
-def ranks_of(table: Table | None) -> Ranks:
-    """The columns that the choice reads."""
-    if table is None or not len(table):
-        empty = np.full((1, CANDIDATES_MAX), NO_POP, np.uint16)
-        return Ranks(empty, np.zeros((1, CANDIDATES_MAX), np.uint8))
-    return Ranks(np.ascontiguousarray(table.pop), np.ascontiguousarray(table.share))
-
-
-def numbering(table: Table | None, config_pops: Sequence[str]) -> tuple[str, ...]:
+def numbering(
+    table_pops: Sequence[str], default: Sequence[str], config_pops: Sequence[str]
+) -> tuple[str, ...]:
     """POPs by number: the table's, then those that only its default or the configuration name."""
-    first = (*table.pops, *table.meta.default) if table is not None else ()
-    return tuple(dict.fromkeys((*first, *config_pops)))
+    return tuple(dict.fromkeys((*table_pops, *default, *config_pops)))
 
 
 def standing(

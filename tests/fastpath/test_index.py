@@ -49,9 +49,7 @@ IPV6_NEAR = st.builds(
     st.lists(st.one_of(IPV4, IPV4_NEAR, IPV6, IPV6_NEAR), max_size=40),
     st.lists(st.one_of(IPV4, IPV4_NEAR, IPV6, IPV6_NEAR), max_size=10),
 )
-def test_index_finds_what_the_table_finds(
-    prefixes: list[Prefix], elsewhere: list[Prefix]
-) -> None:
+def test_index_finds_what_the_table_finds(prefixes: list[Prefix], elsewhere: list[Prefix]) -> None:
     table = table_of(prefixes)
     index = compiled.build(table)
     edges = [

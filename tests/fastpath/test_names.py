@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resolver.fast.batch import batch
-from resolver.fast.names import OUTSIDE, closest_encloser, label_count, names_of, node_of
 from resolver.fast.kernel import kernel
+from resolver.fast.names import OUTSIDE, closest_encloser, label_count, names_of, node_of
 
 LABEL = st.binary(min_size=1, max_size=12)
 NAME = st.lists(LABEL, max_size=6).map(

@@ -6,13 +6,22 @@ from hypothesis import strategies as st
 
 from popsteer.names import Prefix
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, SHARE_WHOLE, Table, TableMeta, build
+from resolver.fast import index as compiled
 from resolver.fast.index import NO_ROW
 from resolver.fast.kernel import kernel
-from resolver.fast.steer import OTHER, choose, numbering, ranks_of, standing
+from resolver.fast.steer import OTHER, choose, numbering, standing
 from resolver.route import DRAW_BITS, Fleet, Outlook, Steered, decide
 
 POPS = [f"p{i}" for i in range(10)]
 ROWS = 12
+_WIDE = np.zeros((0, CANDIDATES_MAX), np.uint16)
+EMPTY = (
+    np.zeros(0, np.uint64),
+    np.zeros(0, np.uint8),
+    _WIDE,
+    _WIDE.astype(np.uint8),
+    _WIDE,
+)
 
 
 @kernel
@@ -42,7 +51,10 @@ def some(rng: np.random.Generator, share: float) -> frozenset[str]:
 
 def random_fleet(rng: np.random.Generator) -> Fleet:
     return Fleet(
-        {p: tuple(bytes([10, 0, i, j]) for j in range(rng.integers(0, 3))) for i, p in enumerate(POPS)},
+        {
+            p: tuple(bytes([10, 0, i, j]) for j in range(rng.integers(0, 3)))
+            for i, p in enumerate(POPS)
+        },
         {p: (bytes(15) + bytes([i]),) * int(rng.integers(0, 2)) for i, p in enumerate(POPS)},
     )
 
@@ -56,10 +68,10 @@ def test_compiled_choice_is_the_decision(seed: int, bad: float, with_table: bool
     shed = {p: float(rng.choice([0.25, 0.999, 1.0, rng.random()])) for p in some(rng, 0.4)}
     outlook = Outlook(some(rng, bad / 2), some(rng, bad / 2), some(rng, bad), shed)
     members = [tuple(p for p in POPS if rng.random() < 0.7) for _ in range(2)]
-    pops = numbering(table, POPS)
     default = table.meta.default if table else ()
+    pops = numbering(table.pops if table else (), default, POPS)
     now = standing(pops, members, default, fleet, outlook)
-    ranks = ranks_of(table)
+    ranks = compiled.build(table or build(TableMeta(generation=0), (), *EMPTY))
     for _ in range(60):
         group, ipv6 = int(rng.integers(2)), bool(rng.integers(2))
         draw = int(rng.integers(1 << DRAW_BITS))

@@ -1,0 +1,123 @@
+"""From a snapshot of the slow path to the arrays of the compiled one.
+
+Three parts, because they change at different times: the book with the zones, the routes with the
+table and the POPs' state, the settings with the configuration and the day.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from popsteer.table import CANDIDATES_MAX, Table, TableMeta
+from resolver.fast.batch import EDNS_COOKIE, EDNS_DO, EDNS_ECS, EDNS_NSID, EDNS_PRESENT
+from resolver.fast.client import cookie_keys
+from resolver.fast.draft import IN, QUESTION_POINTER
+from resolver.fast.index import Index, build, shared
+from resolver.fast.limit import Limits
+from resolver.fast.reply import Addresses
+from resolver.fast.serve import Routes, Settings
+from resolver.fast.steer import numbering, standing
+from resolver.route import Fleet, Steered
+from resolver.snapshot import Options, Snapshot
+from resolver.zone import AAAA, A
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The steered names by number, and what the routes need of them."""
+
+    all: tuple[Steered, ...]
+    bits: Mapping[str, float]
+    """Traffic that one answer brings."""
+
+    @property
+    def number(self) -> dict[str, int]:
+        """By name."""
+        return {service.name: i for i, service in enumerate(self.all)}
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """What is built once from a table and kept while the POPs' state changes."""
+
+    pops: tuple[str, ...]
+    default: tuple[str, ...]
+    index: Index
+
+
+def services_of(snapshot: Snapshot, bits: Mapping[str, float]) -> Services:
+    """Every service that a zone holds."""
+    found = {
+        node.service.name: node.service
+        for zone in snapshot.zones.by_origin.values()
+        for node in zone.nodes.values()
+        if node.service is not None
+    }
+    return Services(tuple(found.values()), bits)
+
+
+def settings_of(options: Options, limits: Limits, now_s: int) -> Settings:
+    """Options, buckets, and the cookie secrets around a moment."""
+    known = EDNS_PRESENT | EDNS_DO
+    known |= EDNS_ECS if options.ecs else 0
+    known |= EDNS_COOKIE if options.secret else 0
+    known |= EDNS_NSID if options.nsid else 0
+    return Settings(
+        np.array([known], np.uint64),
+        np.frombuffer(options.nsid or b"\0", np.uint8).copy(),
+        cookie_keys(options.secret, now_s),
+        limits,
+    )
+
+
+def ranked_of(table: Table | None, folder: Path) -> Ranked:
+    """A table's index, shared by the workers that use the same folder."""
+    if table is None:
+        return Ranked((), (), build(_no_table()))
+    return Ranked(table.pops, table.meta.default, shared(table, folder))
+
+
+def _no_table() -> Table:
+    wide = np.zeros((0, CANDIDATES_MAX), np.uint16)
+    net, narrow = np.zeros(0, np.uint64), wide.astype(np.uint8)
+    return Table(TableMeta(generation=0), (), net, narrow[:, 0], wide, narrow, wide, narrow[:, 0])
+
+
+def routes_of(snapshot: Snapshot, ranked: Ranked, services: Services) -> tuple[Routes, list[str]]:
+    """The routes, and the POPs that their numbers mean."""
+    groups = list(dict.fromkeys(service.pops for service in services.all))
+    ttls = list(dict.fromkeys(service.ttl_s for service in services.all))
+    config_pops = list(snapshot.fleet.ipv4)
+    pops = numbering(ranked.pops, ranked.default, config_pops)
+    routes = Routes(
+        ranked.index,
+        standing(pops, groups, ranked.default, snapshot.fleet, snapshot.outlook),
+        _addresses(pops, ttls, snapshot.fleet),
+        np.array([groups.index(s.pops) for s in services.all] or [0], np.uint32),
+        np.array([ttls.index(s.ttl_s) for s in services.all] or [0], np.uint32),
+        np.array([services.bits.get(s.name, 0.0) for s in services.all] or [0], np.float64),
+    )
+    return routes, list(pops)
+
+
+def _addresses(pops: Sequence[str], ttls: Sequence[int], fleet: Fleet) -> Addresses:
+    octets = bytearray()
+    start = np.zeros((2 * max(len(ttls), 1), max(len(pops), 1)), np.uint32)
+    count = np.zeros((2, start.shape[1]), np.uint32)
+    for number, pop in enumerate(pops):
+        for family, rtype in enumerate((A, AAAA)):
+            addresses = fleet.addresses(pop, bool(family))
+            count[family, number] = len(addresses)
+            for line, ttl_s in enumerate(ttls):
+                start[2 * line + family, number] = len(octets)
+                octets += b"".join(_rr(rtype, ttl_s, address) for address in addresses * 2)
+    sizes = np.array([len(_rr(A, 0, bytes(4))), len(_rr(AAAA, 0, bytes(16)))], np.uint64)
+    return Addresses(np.frombuffer(bytes(octets) + bytes(8), np.uint8).copy(), start, count, sizes)
+
+
+def _rr(rtype: int, ttl_s: int, address: bytes) -> bytes:
+    head = struct.pack("!HHHIH", QUESTION_POINTER, rtype, IN, ttl_s, len(address))
+    return head + address
