@@ -113,13 +113,9 @@ class S3Source:
                 self._refusals.add(CURRENT_KEY, "older", detail)
             self._pointer_etag = stored.etag
             return served
-        fetched = self._fetch(pointer)
-        if fetched is None:
-            return served  # asked for again at the next poll: the object may be whole by then
-        self._pointer_etag = stored.etag
-        return fetched
+        return self._fetch(pointer, stored.etag) or served
 
-    def _fetch(self, pointer: Pointer) -> Table | None:
+    def _fetch(self, pointer: Pointer, etag: str) -> Table | None:
         stored = self._store.read(pointer.key)
         if stored is None:
             self._refusals.add(pointer.key, "missing", "the pointer names it, it is not there")
@@ -127,6 +123,9 @@ class S3Source:
         if hashlib.sha256(stored.body).hexdigest() != pointer.sha256:
             self._refusals.add(pointer.key, "sha256", "not the bytes that the pointer means")
             return None
+        # Until here the next poll may find the object whole; from here on the bytes are final, and
+        # a refused table is not fetched again and again.
+        self._pointer_etag = etag
         table = self._table(stored.body)
         if table is None:
             return None

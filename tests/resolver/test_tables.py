@@ -125,6 +125,9 @@ def test_a_bad_table_is_refused_and_the_last_good_one_stays(
     publish(store, generation, body, sha256)
     assert source.poll(good, 1).table is good.table
     assert refusals.counts == {reason: 1}
+    # Only what may become whole is fetched again.
+    assert source.poll(good, 2).table is good.table
+    assert refusals.counts == {reason: 2 if reason == "sha256" else 1}
 
 
 def test_a_pointer_ahead_of_its_object_is_asked_for_again(
