@@ -56,7 +56,7 @@ class Server:
         """One answer."""
         query = dns.message.make_query(name, rtype)
         send = dns.query.tcp if tcp else dns.query.udp
-        return send(query, "127.0.0.1", timeout=10, port=self.port)
+        return send(query, "127.0.0.1", timeout=DEADLINE_S, port=self.port)
 
     def address(self, name: str = "ns.z.example.") -> str:
         """The first address of a name."""
