@@ -186,6 +186,8 @@ class LoadLoop:
         self._aim = target + SHED_AIM * (1 - target)
         self._effect = np.zeros(n)
         """Share of each POP's answers in the caches that is displaced by now."""
+        self._settled_bps = np.full(n, np.nan)
+        """Load that the tables bring by now, were nothing shed; it lags by the TTL."""
         self._raised_ms = np.full(n, -(10**15), np.int64)
         self._last_ms = 0
         self.shed = np.zeros(n)
@@ -198,28 +200,47 @@ class LoadLoop:
         """Go on from the sheds in force, as after a restart; their effect is taken as reached."""
         self.shed, self._effect = shed.copy(), shed.copy()
 
-    def in_flight_bps(self, reported_bps: F64, planned_bps: F64, trust: float) -> F64:
-        """[p], load that answers bring: as reported, or as the table plans while few report."""
-        believed: F64 = trust * reported_bps + (1 - trust) * planned_bps * (1 - self._effect)
+    def in_flight_bps(
+        self, load_bps: F64, reported_bps: F64, planned_bps: F64, trust: float
+    ) -> F64:
+        """[p], load that answers bring: as reported, or while few report as the table plans it.
+
+        A plan explains no more than there is: while caches still fill, the load that has not
+        come yet must not look like spare capacity.
+        """
+        planned = np.fmin(planned_bps * (1 - self._effect), load_bps)
+        believed: F64 = trust * reported_bps + (1 - trust) * planned
         return believed
 
-    def step(self, load: Load, explained_bps: F64, now_ms: int) -> None:
+    def step(self, load: Load, explained_bps: F64, planned_bps: F64, now_ms: int) -> None:
         """Move sheds and offsets.
 
         Args:
             load: What was measured.
             explained_bps: [p], load that the answers in flight bring, as calibrated.
+            planned_bps: [p], load that the table in force should bring.
             now_ms: Now; steps may come late.
         """
         passed_s = min(max((now_ms - self._last_ms) / SECOND_MS, 0.0), 60.0) if self._last_ms else 0
         self._last_ms = now_ms
         lag_s = max(SHARE_REFRESHED * self._ttl_s, 1.0)
-        self._effect += (self.shed - self._effect) * -np.expm1(-passed_s / lag_s)
+        reached = -np.expm1(-passed_s / lag_s)
+        self._effect += (self.shed - self._effect) * reached
+        settled = np.where(np.isnan(self._settled_bps), explained_bps, self._settled_bps)
+        self._settled_bps = settled + (planned_bps - settled) * reached
         known = np.isfinite(load.load_bps) & np.isfinite(load.capacity_bps)
         capacity = np.where(known, load.capacity_bps, 1.0)
         used = np.where(known, load.load_bps, 0.0)
         self._observe(known, used, capacity, explained_bps)
-        self._shed(self._wanted(known, used, capacity, explained_bps), now_ms)
+        foreign = np.maximum(used - explained_bps, 0.0)
+        seen = np.minimum(explained_bps, used) / np.maximum(1 - self._effect, 1 - SHED_MAX)
+        over = known & (used > self._start * capacity)
+        raised = self._wanted(known, over, foreign, seen, capacity)
+        # What others shed onto a POP is theirs to take back: it may raise a shed, when the POP is
+        # too full now, but it never holds one up. Else POPs would shed onto each other for ever.
+        own = np.minimum(seen, self._settled_bps)
+        held = self._wanted(known, self.shed > 0, foreign, own, capacity)
+        self._shed(np.where(over, raised, 0.0), held, now_ms)
 
     def _observe(self, known: Bools, used: F64, capacity: F64, explained: F64) -> None:
         gain = np.where(used > capacity, OFFSET_GAIN_URGENT, OFFSET_GAIN)
@@ -227,24 +248,25 @@ class LoadLoop:
         moved = self.offset_bps + gain * (rest - self.offset_bps)
         self.offset_bps = np.clip(moved, OFFSET_MIN * capacity, OFFSET_MAX * capacity)
 
-    def _wanted(self, known: Bools, used: F64, capacity: F64, explained: F64) -> F64:
-        """The shed that would bring each POP to its aim, were nothing under way."""
-        steerable = np.minimum(explained, used) / np.maximum(1 - self._effect, 1 - SHED_MAX)
-        foreign = np.maximum(used - explained, 0.0)
+    def _wanted(
+        self, known: Bools, asked: Bools, foreign: F64, steerable: F64, capacity: F64
+    ) -> F64:
+        """The shed that would bring each POP asked for to its aim, were nothing under way."""
         whole = foreign + steerable
-        excess = np.maximum(whole - self._aim * capacity, 0.0)
-        excess = np.where(known & (whole > self._start * capacity) | (self.shed > 0), excess, 0.0)
-        excess *= _spare_share(excess, np.where(known, self._aim * capacity - whole, np.inf))
+        aim = self._aim * capacity
+        excess = np.where(known & asked, np.maximum(whole - aim, 0.0), 0.0)
+        excess *= _spare_share(excess, np.where(known, aim - whole, np.inf))
         wanted = np.divide(excess, steerable, out=np.zeros_like(excess), where=steerable > 0)
         return np.clip(wanted, 0.0, SHED_MAX)
 
-    def _shed(self, wanted: F64, now_ms: int) -> None:
-        up = wanted > self.shed + SHED_BAND
+    def _shed(self, raised: F64, held: F64, now_ms: int) -> None:
+        """Rise half way at once; fall slowly, and only after a rest."""
+        up = raised > self.shed + SHED_BAND
         rested = now_ms - self._raised_ms >= DWELL_S * SECOND_MS
-        down = (wanted < self.shed - SHED_BAND) | ((wanted == 0) & (self.shed > 0))
-        step = SHED_GAIN * (wanted - self.shed)
-        shed = self.shed + np.where(up, step, 0.0)
-        shed += np.where(down & rested, np.maximum(step / 2, -RELEASE_STEP_MAX), 0.0)
+        down = ~up & rested & ((held < self.shed - SHED_BAND) | (held == 0))
+        step = SHED_GAIN * np.where(up, raised - self.shed, 0.0)
+        fall = np.maximum(SHED_GAIN / 2 * (held - self.shed), -RELEASE_STEP_MAX)
+        shed = self.shed + step + np.where(down, fall, 0.0)
         shed[(shed < SHED_BAND) & ~up] = 0.0
         self._raised_ms[up] = now_ms
         self.shedding_since_ms = np.where(

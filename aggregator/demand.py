@@ -20,6 +20,8 @@ from popsteer.clock import SECOND_MS
 HALF_LIFE_S = 60.0
 """Longer than the TTL, so that every cache asks a few times within it."""
 PRIOR_QUERIES = 4.0
+FILLED_TTLS_MIN = 1.5
+"""Reports are not believed for so many TTLs after the first, and fully after twice as many."""
 SCALE_MIN, SCALE_MAX = 1e-4, 1e4
 """The scale from reported to measured load; beyond it somebody's unit is wrong."""
 
@@ -105,7 +107,10 @@ class Demand:
         """Weight of the reports against the prior, 0 to 1; all where nothing is expected."""
         if not self._prior_bps.any():
             return 1.0
-        return self._queries / (self._queries + PRIOR_QUERIES * max(rows, 1))
+        seen = self._queries / (self._queries + PRIOR_QUERIES * max(rows, 1))
+        # Until the caches have filled, both reports and load tell less than there is.
+        ttls = (self._as_of_ms - self._since_ms) / self._flight_ms
+        return seen * min(max((ttls - FILLED_TTLS_MIN) / FILLED_TTLS_MIN, 0.0), 1.0)
 
     def bps(self, rows: int, load_bps: F64) -> F64:
         """[rows], the demand of every prefix, calibrated to the measured `load_bps` of POPs."""

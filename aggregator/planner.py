@@ -202,7 +202,8 @@ class Planner:
         reported = demand.reported_bps() * demand.scale(load.load_bps)
         trust = demand.trust(len(self.known.prefixes))
         before = self.loop.shed.copy()
-        self.loop.step(load, self.loop.in_flight_bps(reported, planned, trust), now)
+        explained = self.loop.in_flight_bps(load.load_bps, reported, planned, trust)
+        self.loop.step(load, explained, planned, now)
         for p in np.flatnonzero((before > 0) != (self.loop.shed > 0)).tolist():
             logger().info("shed", pop=self.fleet.pops[p], share=round(float(self.loop.shed[p]), 3))
 

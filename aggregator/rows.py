@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.candidates import Candidates
-from aggregator.solve import NOWHERE, Assignment, Problem
+from aggregator.solve import NOWHERE, Assignment, Problem, backups
 from popsteer.names import Net, Plen, Prefix
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, SHARE_WHOLE
 
@@ -60,20 +60,23 @@ class Rows8:
 def ranked_rows(considered: Candidates, problem: Problem, assignment: Assignment) -> Rows8:
     """The eight best candidates of each prefix: those with a share, then the order of failover.
 
-    Failover is ranked by cost and the price of scarce capacity, so that a dead POP's load does
-    not fall on a full one; POPs that cannot be used stand last.
+    Failover begins with the backup, which is chosen so that a dead POP's load is spread over the
+    room that is left; then it is ranked by cost and the price of scarce capacity. POPs that
+    cannot be used stand last.
     """
     n, k = considered.pop.shape
     price = assignment.price_us[np.maximum(considered.pop, 0)]
     worth = np.where(np.isfinite(problem.cost_us), considered.cost_us + price, np.inf)
     share = _whole_shares(assignment.share)
     unusable = ~np.isfinite(problem.cost_us)
+    backup = backups(problem, assignment)[:, None] == np.arange(k)
     line = np.repeat(np.arange(n), k)
     order = np.lexsort(
         (
             np.nan_to_num(considered.cost_us, posinf=1e18).ravel(),
             np.nan_to_num(worth, posinf=1e18).ravel(),
             unusable.ravel(),
+            ~backup.ravel(),
             -share.ravel(),
             (considered.pop == NOWHERE).ravel(),
             line,

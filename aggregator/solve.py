@@ -12,19 +12,26 @@ for it. Everything is deterministic: ties go to the lower number. Costs are micr
 infinite where a POP cannot serve.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-PIECE_SHARE = 0.04
-"""A prefix heavier than this share of the median capacity is cut."""
+PIECE_SHARE = 0.1
+"""A prefix is cut into pieces of this share of the smallest capacity nearby, so that small POPs
+are filled too."""
+NEARBY = 4
+"""Candidates, cheapest first, whose capacities count for that."""
 PIECES_MAX = 32
-"""Pieces of one prefix; also bounds the length of a weighted answer's fractions."""
+"""Pieces of one prefix; a share is at least 1/32, well above the 1/255 of a table."""
 OVERFLOW_STEP = 1.03
 """By how much all capacities are stretched at a time to place what does not fit."""
 OVERFLOW_STEPS_MAX = 120
 """Up to 35 times the capacity; what is left then takes the fastest."""
+BACKUP_SLACK = 1.3
+"""How much more room than demand the backups share, so that near ones are mostly had."""
+BACKUP_FLOOR = 0.02
+"""Share of its capacity that even a full POP can back up with."""
 NOWHERE = -1
 
 F64 = NDArray[np.float64]
@@ -100,7 +107,7 @@ class _Pieces:
     @classmethod
     def of(cls, problem: Problem) -> "_Pieces":
         """Cut heavy rows; pieces are handed to the present POPs in proportion to their shares."""
-        count = _piece_counts(problem)
+        count = piece_counts(problem)
         row = np.repeat(np.arange(len(count)), count)
         number = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         # The middle of a piece's interval falls into the share of one present candidate.
@@ -240,12 +247,43 @@ class _Pieces:
         return share
 
 
-def _piece_counts(problem: Problem) -> Ints:
-    finite = problem.capacity_bps[np.isfinite(problem.capacity_bps) & (problem.capacity_bps > 0)]
-    if not len(finite):
-        return np.ones(len(problem.demand_bps), np.int64)
-    unit = PIECE_SHARE * float(np.median(finite))
-    return np.clip(np.ceil(problem.demand_bps / unit), 1, PIECES_MAX).astype(np.int64)
+def piece_counts(problem: Problem) -> Ints:
+    """[n], into how many equal pieces each prefix is cut."""
+    cheapest = np.argsort(problem.cost_us, axis=1, kind="stable")[:, :NEARBY]
+    usable = np.isfinite(np.take_along_axis(problem.cost_us, cheapest, 1))
+    capacity = problem.capacity_bps[np.take_along_axis(problem.pop, cheapest, 1)]
+    smallest = np.where(usable & (capacity > 0), capacity, np.inf).min(axis=1, initial=np.inf)
+    wanted = problem.demand_bps / (PIECE_SHARE * smallest)
+    counts: Ints = np.clip(np.ceil(wanted), 1, PIECES_MAX).astype(np.int64)
+    return counts
+
+
+def backups(problem: Problem, solved: Assignment) -> Ints:
+    """[n], the candidate that takes a prefix over when its main POP sheds or dies.
+
+    Prefixes are spread over the capacity that is left in proportion, so that what one POP gives
+    up does not fall on one other; NOWHERE where there is no second candidate.
+    """
+    n = len(problem.demand_bps)
+    main = solved.share.argmax(axis=1)
+    cost = problem.cost_us.copy()
+    cost[np.arange(n), main] = np.inf
+    finite = np.isfinite(problem.capacity_bps)
+    spare = np.maximum(problem.capacity_bps - solved.load_bps, 0.0)
+    spare += BACKUP_FLOOR * np.where(finite, problem.capacity_bps, 0.0)
+    # Not all POPs fail at once: the proportions count, so the spare is stretched to hold all.
+    total = float(spare[finite].sum())
+    stretch = BACKUP_SLACK * max(problem.demand_bps.sum() / total, 1.0) if total else 1.0
+    second = greedy(
+        replace(
+            problem,
+            cost_us=cost,
+            capacity_bps=np.where(finite, spare * stretch, np.inf),
+            present=np.zeros_like(cost),
+        )
+    )
+    found: Ints = np.where(second.share.any(axis=1), second.share.argmax(axis=1), NOWHERE)
+    return found
 
 
 def _prices(problem: Problem, share: F64) -> F64:

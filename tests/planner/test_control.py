@@ -59,7 +59,7 @@ class Plant:
     def _step(self, noise: float) -> None:
         whole = (self.held + self.foreign) * self._rng.normal(1, noise, 3)
         load = Load(whole, FLEET.capacity_bps, FLEET.capacity_bps, ("", "", ""))
-        self.loop.step(load, self.held.copy(), self.now_ms)
+        self.loop.step(load, self.held.copy(), self.wanted, self.now_ms)
         self.sheds.append(self.loop.shed.copy())
         self.loads.append(self.held + self.foreign)
 
@@ -142,7 +142,7 @@ def test_unknown_load_sheds_nothing() -> None:
     load = Load(np.full(3, np.nan), FLEET.capacity_bps, FLEET.capacity_bps, ("",) * 3)
 
     for second in range(0, 200, 5):
-        loop.step(load, np.full(3, 500.0), T0_MS + second * 1_000)
+        loop.step(load, np.full(3, 500.0), np.full(3, 500.0), T0_MS + second * 1_000)
 
     assert not loop.shed.any()
 

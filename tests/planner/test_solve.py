@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.solve import NOWHERE, Problem, greedy
+from aggregator.solve import NOWHERE, Problem, backups, greedy, piece_counts
 
 
 def random_problem(
@@ -54,9 +54,7 @@ def loads(problem: Problem, share: np.ndarray) -> np.ndarray:
 
 def pieces_bps(problem: Problem) -> np.ndarray:
     """The size of the pieces into which each prefix may be cut."""
-    finite = np.isfinite(problem.capacity_bps)
-    unit = 0.04 * float(np.median(problem.capacity_bps[finite])) if finite.any() else np.inf
-    return np.asarray(problem.demand_bps / np.clip(np.ceil(problem.demand_bps / unit), 1, 32))
+    return np.asarray(problem.demand_bps / piece_counts(problem))
 
 
 @given(instances)
@@ -168,6 +166,31 @@ def test_a_heavy_prefix_is_split_over_pops() -> None:
 
     assert share[0] == pytest.approx(0.6, abs=0.03)
     assert share.sum() == pytest.approx(1)
+
+
+def test_small_pops_are_filled_too() -> None:
+    n, capacity = 50, np.array([0.5, 100.0])
+    cost = np.tile([1_000.0, 50_000.0], (n, 1))
+    pop = np.tile([0, 1], (n, 1))
+    problem = Problem(pop, cost, np.zeros((n, 2)), np.ones(n), capacity, np.zeros((n, 2)))
+
+    assert greedy(problem).load_bps[0] > 0.9 * capacity[0]
+
+
+def test_backups_spread_over_the_room_that_is_left() -> None:
+    """All prefixes of POP 0 are nearest to POP 1, which is small; 2 and 3 have room."""
+    n = 100
+    cost = np.tile([1_000.0, 2_000.0, 9_000.0, 9_500.0], (n, 1))
+    pop = np.tile(np.arange(4), (n, 1))
+    capacity = np.array([100.0, 10.0, 100.0, 100.0])
+    problem = Problem(pop, cost, np.zeros((n, 4)), np.ones(n), capacity, np.zeros((n, 4)))
+
+    backup = backups(problem, greedy(problem))
+
+    given_bps = np.bincount(backup, minlength=4)
+    assert given_bps[0] == 0
+    assert given_bps[1] <= 20
+    assert given_bps[2] > 20
 
 
 def test_it_is_deterministic() -> None:
