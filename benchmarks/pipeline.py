@@ -45,7 +45,7 @@ class Figure:
         return self.value <= self.bound
 
 
-def run(json_path: Path | None, world: Path | None = None) -> int:
+def run(json_path: Path | None = None, world: Path | None = None) -> int:
     """Measure, print a table, write JSON; gives the exit code."""
     screen = Console()
     figures = [Figure("popsteer --help", _help_s(), 0.3, "s")]
@@ -188,4 +188,4 @@ def _show(screen: Console, figures: Sequence[Figure], json_path: Path | None) ->
     facts = {figure.name: round(figure.value, 3) for figure in figures}
     if json_path is not None:
         json_path.write_text(json.dumps(facts, indent=1) + "\n")
-    print(json.dumps(facts))
+    screen.out(json.dumps(facts), highlight=False)

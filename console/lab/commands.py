@@ -1,7 +1,6 @@
 """`popsteer lab …`: change the world under a running `popsteer up` and watch the loop answer."""
 
 import json
-import os
 from pathlib import Path
 
 import msgspec
@@ -9,15 +8,13 @@ from cyclopts import App
 from rich.console import Console
 from rich.table import Table
 
+from console.running import find_config
 from popsteer.config import Config
-from popsteer.config_file import load as load_config
 from popsteer.errors import ConfigError
 from popsteer.lab import FILE, Changes, RttChange, load, save
 from popsteer.names import Prefix
 
 app = App(name="lab", help="Change the world under a running `popsteer up`.")
-
-DEFAULT_CONFIG = Path("popsteer-data") / "popsteer.toml"
 
 
 @app.command
@@ -27,13 +24,13 @@ def show(*, config: Path | None = None) -> None:
     Args:
         config: Configuration of the running `popsteer up`.
     """
-    print(msgspec.json.format(msgspec.json.encode(load(_file(_config(config))))).decode())
+    print(msgspec.json.format(msgspec.json.encode(load(_file(find_config(config))))).decode())
 
 
 @app.command
 def down(*pops: str, config: Path | None = None) -> None:
     """Close the listeners of POPs, as when the machines are gone."""
-    own = _config(config)
+    own = find_config(config)
     _check_pops(own, pops)
     path = _file(own)
     old = load(path)
@@ -43,7 +40,7 @@ def down(*pops: str, config: Path | None = None) -> None:
 @app.command
 def up(*pops: str, config: Path | None = None) -> None:
     """Open the listeners of POPs again."""
-    own = _config(config)
+    own = find_config(config)
     _check_pops(own, pops)
     path = _file(own)
     old = load(path)
@@ -70,7 +67,7 @@ def rtt(
         loss: Share of probes lost, 0 to 1.
         config: Configuration of the running `popsteer up`.
     """
-    own = _config(config)
+    own = find_config(config)
     if pop != "*":
         _check_pops(own, (pop,))
     change = RttChange(
@@ -85,7 +82,7 @@ def rtt(
 @app.command
 def load_pop(pop: str, gbps: float, *, config: Path | None = None) -> None:
     """Put load on a POP beside that of its clients, in Gbit/s; 0 takes it away."""
-    own = _config(config)
+    own = find_config(config)
     _check_pops(own, (pop,))
     path = _file(own)
     old = load(path)
@@ -96,7 +93,7 @@ def load_pop(pop: str, gbps: float, *, config: Path | None = None) -> None:
 @app.command
 def demand(prefix: str, factor: float, *, config: Path | None = None) -> None:
     """Multiply the demand of a prefix and all within it; 1 takes the change away."""
-    own = _config(config)
+    own = find_config(config)
     key = str(Prefix.parse(prefix))
     path = _file(own)
     old = load(path)
@@ -108,13 +105,13 @@ def demand(prefix: str, factor: float, *, config: Path | None = None) -> None:
 @app.command
 def clear(*, config: Path | None = None) -> None:
     """Take every change back."""
-    save(_file(_config(config)), Changes())
+    save(_file(find_config(config)), Changes())
 
 
 @app.command
 def pops(*, config: Path | None = None, as_json: bool = False) -> None:
     """List the POPs with their addresses."""
-    own = _config(config)
+    own = find_config(config)
     if as_json:
         print(json.dumps({pop.id: pop.ipv4[0] for pop in own.pop}))
         return
@@ -125,13 +122,6 @@ def pops(*, config: Path | None = None, as_json: bool = False) -> None:
             pop.id, pop.ipv4[0], f"{pop.capacity_bps / 1e9:,.0f}", f"{lat:.1f}", f"{lon:.1f}"
         )
     Console().print(table)
-
-
-def _config(path: Path | None) -> Config:
-    chosen = path or Path(os.environ.get("POPSTEER_CONFIG", DEFAULT_CONFIG))
-    if not chosen.exists():
-        raise ConfigError(f"{chosen}: not there; start `popsteer up`, or name it with --config")
-    return load_config(chosen)
 
 
 def _file(config: Config) -> Path:
