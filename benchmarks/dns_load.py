@@ -8,7 +8,7 @@ which says the POP, against an independent longest-prefix match.
 import socket
 import struct
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import int32, uint32, uint64
@@ -60,7 +60,7 @@ class Generator(NamedTuple):
 
 
 @kernel
-def _last_octet(rx, i, length):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _last_octet(rx: Any, i: Any, length: Any) -> Any:
     """Last octet of the first RR's data; the question's name is walked, the owner is a pointer."""
     at = uint64(12)
     while at < length and rx[i, at]:
@@ -75,7 +75,7 @@ def _last_octet(rx, i, length):  # type: ignore[no-untyped-def]  # noqa: ANN001,
 
 
 @kernel
-def _judge(g, i, length):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _judge(g: Any, i: Any, length: Any) -> Any:
     """Whether a reply is the right one to the query whose id it has."""
     if length < uint64(12) or g.rx[i, 2] & 0x82 != 0x80 or g.rx[i, 3] & 0x0F:
         return False
@@ -86,7 +86,7 @@ def _judge(g, i, length):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
 
 
 @kernel
-def _send(g, fd, next_query, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _send(g: Any, fd: Any, next_query: Any, count: Any) -> Any:
     """Send `count` (at most BATCH) queries from number `next_query` on; how many went out."""
     total = uint64(g.length.shape[0])
     for k in range(count):
@@ -98,7 +98,7 @@ def _send(g, fd, next_query, count):  # type: ignore[no-untyped-def]  # noqa: AN
 
 
 @kernel
-def generate(g, fd, window, until_ns):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def generate(g: Any, fd: Any, window: Any, until_ns: Any) -> Any:
     """Keep `window` queries outstanding until the monotonic clock says so."""
     outstanding = uint64(0)
     next_query = uint64(0)

@@ -1,6 +1,7 @@
 """Nanoseconds a packet in user space: the stages of the compiled path without system calls."""
 
 import time
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ REPEATS = 5
 
 
 @kernel
-def _copy(octets, length, first, memory):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _copy(octets: Any, length: Any, first: Any, memory: Any) -> Any:
     for i in range(memory.rx_header.shape[0]):
         for k in range(length[first + i]):
             memory.rx[i, k] = octets[first + i, k]
@@ -33,7 +34,7 @@ def _copy(octets, length, first, memory):  # type: ignore[no-untyped-def]  # noq
 
 
 @kernel
-def _answer_all(octets, length, memory, world, counted, loop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _answer_all(octets: Any, length: Any, memory: Any, world: Any, counted: Any, loop: Any) -> Any:
     book, routes, settings = world
     size = np.uint64(memory.rx_header.shape[0])
     for first in range(0, octets.shape[0] - BATCH + 1, BATCH):
@@ -42,7 +43,7 @@ def _answer_all(octets, length, memory, world, counted, loop):  # type: ignore[n
 
 
 @kernel
-def _copy_all(octets, length, memory):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _copy_all(octets: Any, length: Any, memory: Any) -> Any:
     for first in range(0, octets.shape[0] - BATCH + 1, BATCH):
         _copy(octets, length, first, memory)
 
@@ -77,7 +78,7 @@ def packet_ns(of: World) -> float:
     return best[0] - best[1]
 
 
-def _best_ns(call, packets: int) -> float:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _best_ns(call: Any, packets: int) -> float:
     call()
     best = float("inf")
     for _ in range(REPEATS):

@@ -95,7 +95,8 @@ def _nsd(_: World, folder: Path, port: int) -> list[str]:
     folder.mkdir(parents=True)
     (folder / "cdn.example.zone").write_text(_SOA + f"www {TTL_S} A {address_of(0)}\n")
     (folder / "nsd.conf").write_text(
-        f'server:\n  ip-address: 127.0.0.1@{port}\n  server-count: 1\n  username: ""\n'
+        f"server:\n  ip-address: 127.0.0.1@{port}\n  server-count: 1\n"
+        '  rrl-ratelimit: 0\n  username: ""\n'
         f'  chroot: ""\n  zonesdir: "{folder}"\n  pidfile: "{folder}/pid"\n  database: ""\n'
         f'  xfrdfile: "{folder}/xfrd"\n  zonelistfile: "{folder}/zones"\n  xfrdir: "{folder}"\n'
         "remote-control:\n  control-enable: no\n"

@@ -57,7 +57,7 @@ def world(prefixes: int, seed: int = 5) -> World:
     length4 = rng.integers(16, 25, ipv4).astype(np.uint8)
     net4 = rng.integers(1 << 24, 224 << 24, ipv4, dtype=np.uint64) << np.uint64(32)
     length6 = rng.integers(32, 49, prefixes - ipv4).astype(np.uint8)
-    net6 = rng.integers(0x2000 << 48, 0x2400 << 48, prefixes - ipv4, dtype=np.uint64)
+    net6 = rng.integers(0x2400 << 48, 0x2800 << 48, prefixes - ipv4, dtype=np.uint64)
     net, length = np.concatenate([net4, net6]), np.concatenate([length4, length6])
     net = (net >> (64 - length.astype(np.uint64))) << (64 - length.astype(np.uint64))
     family = np.repeat(np.array([0, IPV6_BIT], np.uint8), [ipv4, prefixes - ipv4])

@@ -6,7 +6,7 @@ on the spelling of the query (0x20), so there is one draft for each number of tr
 are in lower case. What cannot be foreseen gets no draft and goes to the slow path.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resolver.fast.batch import NAME_BYTES
-from resolver.fast.draft import Draft, Unforeseen, compose, names_in
+from resolver.fast.draft import Draft, UnforeseenError, compose, names_in
 from resolver.fast.names import Names, names_of
 from resolver.fast.words import Bytes
 from resolver.resolve import Resolver, Sections, resolve
@@ -218,7 +218,7 @@ class _Writer:
             return UNKNOWN
         try:
             draft = compose(name, sections, steered=True)
-        except Unforeseen:
+        except UnforeseenError:
             return UNKNOWN
         none = self.pages.number(compose(name, empty, steered=False), 0, False, UNKNOWN)
         return self.pages.number(draft, self._services[service.name], families[0], none)
@@ -285,5 +285,5 @@ def _wire(key: Key) -> bytes:
     return wire
 
 
-def _table(lines: list[tuple[int, ...]] | list[list[int]], columns: int) -> Table32:
+def _table(lines: Sequence[Sequence[int]], columns: int) -> Table32:
     return np.array(lines or [[0] * columns], np.uint32).reshape(-1, columns)

@@ -27,7 +27,7 @@ from resolver.fast.batch import (
 from resolver.fast.kernel import inlined
 from resolver.fast.libc import AF_INET6
 from resolver.fast.siphash import cookie_hash
-from resolver.fast.words import U64, Bytes, Words, u16_at, u64_at, word_le_at
+from resolver.fast.words import U64, Bytes, Flag, Words, u16_at, u64_at, word_le_at
 
 _V4_AT, _V6_AT, _MAPPED_AT = 4, 8, 20
 _VERSION_LE = 1
@@ -59,9 +59,10 @@ def _address_at(address: Bytes) -> U64:
     """Where the IPv4 address stands in the sockaddr, or where an IPv6 one does."""
     if address[0] != AF_INET6:
         return uint64(_V4_AT)
-    if u64_at(address, uint64(_V6_AT), uint64(8)) == uint64(0):
-        if u64_at(address, uint64(16), uint64(4)) == uint64(0xFFFF) << uint64(32):
-            return uint64(_MAPPED_AT)  # IPv4 through an IPv6 socket
+    first = u64_at(address, uint64(_V6_AT), uint64(8))
+    second = u64_at(address, uint64(_V6_AT + 8), uint64(4))
+    if first == uint64(0) and second == uint64(0xFFFF) << uint64(32):
+        return uint64(_MAPPED_AT)  # IPv4 through an IPv6 socket
     return uint64(_V6_AT)
 
 
@@ -87,7 +88,7 @@ def own_net(batch: Batch, i: U64) -> U64:
 
 
 @inlined
-def is_ipv6(batch: Batch, i: U64) -> bool:
+def is_ipv6(batch: Batch, i: U64) -> Flag:
     """Whether the client itself is IPv6."""
     return _address_at(batch.address[i]) == uint64(_V6_AT)
 
@@ -128,15 +129,15 @@ def judge_cookie(batch: Batch, i: U64, keys: Cookies, now_s: U64) -> None:
         made = u64_at(rx, at + uint64(12), uint64(4)) >> uint64(32)
         # Serial number arithmetic (RFC 1982); the sum is far from 2**64, so it does not wrap.
         age = (now_s + uint64(cookies.AHEAD_S_MAX) - made) & uint64(_LOW_HALF)
-        if age <= uint64(cookies.AGE_S_MAX + cookies.AHEAD_S_MAX):
-            if stamp & uint64(_LOW_HALF) == uint64(_VERSION_LE):
-                made_s = now_s + uint64(cookies.AHEAD_S_MAX) - age
-                found = _hash_of(batch, i, keys, stamp, made_s)
-                if found == word_le_at(rx, at + uint64(16)):
-                    query[TRUSTED] = uint64(1)
-                    young = age <= uint64(cookies.RENEW_S + cookies.AHEAD_S_MAX)
-                    if young and age >= uint64(cookies.AHEAD_S_MAX):
-                        query[COOKIE_STAMP], query[COOKIE_HASH] = stamp, found
-                        return
+        timely = age <= uint64(cookies.AGE_S_MAX + cookies.AHEAD_S_MAX)
+        if timely and stamp & uint64(_LOW_HALF) == uint64(_VERSION_LE):
+            made_s = now_s + uint64(cookies.AHEAD_S_MAX) - age
+            found = _hash_of(batch, i, keys, stamp, made_s)
+            if found == word_le_at(rx, at + uint64(16)):
+                query[TRUSTED] = uint64(1)
+                young = age <= uint64(cookies.RENEW_S + cookies.AHEAD_S_MAX)
+                if young and age >= uint64(cookies.AHEAD_S_MAX):
+                    query[COOKIE_STAMP], query[COOKIE_HASH] = stamp, found
+                    return
     query[COOKIE_STAMP] = _stamp(now_s)
     query[COOKIE_HASH] = _hash_of(batch, i, keys, query[COOKIE_STAMP], now_s)

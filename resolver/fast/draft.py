@@ -18,7 +18,7 @@ IN = 1
 QUESTION_POINTER = 0xC000 | HEADER_BYTES
 
 
-class Unforeseen(Exception):
+class UnforeseenError(Exception):
     """An answer of a form that the compiled path does not replay; it stays with the slow path."""
 
 
@@ -88,7 +88,7 @@ def compose(question: Labels, sections: Sections, steered: bool) -> Draft:
         steered: The last RRset of the answer is that of a steered name.
 
     Raises:
-        Unforeseen: the steered RRset is not last, or its owner is no pointer.
+        UnforeseenError: the steered RRset is not last, or its owner is no pointer.
     """
     made = _Composer(question)
     counts = [0, 0, 0]
@@ -121,11 +121,11 @@ def _moves(pointer: int) -> bool:
 
 def _steered_owner(made: _Composer, sections: Sections) -> int:
     if sections.authority or sections.glue or sections.additional:
-        raise Unforeseen
+        raise UnforeseenError
     start = made.offset
     made.encode_name(DNSLabel(sections.answer[-1].owner))
     if made.offset - start != 2 or start not in made.pointers:
-        raise Unforeseen
+        raise UnforeseenError
     return made.pointer_at(start)
 
 

@@ -56,6 +56,10 @@ SlowQuery = Callable[[bytes, list[tuple[int, int, bytes]], tuple[Any, ...]], Non
 """Answers one query by the slow path: its octets, ancillary data, and the client."""
 
 
+Demand = tuple[tuple[str, ...], Counted]
+"""What a table of counts held, and the POPs that its numbers mean."""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """All that loops read; swapped whole."""
@@ -113,6 +117,9 @@ class SocketLoop:
         self._world: World | None = None
         self._spare = counts()
         self._active = counts()
+        self._active_pops: tuple[str, ...] = ()
+        self._retired_pops: tuple[str, ...] = ()
+        self._earlier: list[Demand] = []
         self._retired = threading.Event()
         self._swap_counts = False
         self._ending = False
@@ -155,19 +162,17 @@ class SocketLoop:
         self.loop.control[STOP] = 1
         os.eventfd_write(self._wake_fd, 1)
 
+    def _ended_after_clearing(self) -> bool:
+        """Clear the signal first and look then: what changes later stops the loop again."""
+        self.loop.control[STOP] = 0
+        _drain(self._wake_fd)
+        return self._ending
+
     def _run(self) -> None:
-        while not self._ending:
-            # Cleared before the world is read: what changes later stops the loop again.
-            self.loop.control[STOP] = 0
-            _drain(self._wake_fd)
+        while not self._ended_after_clearing():
             world = self._world
             assert world is not None
-            if self._swap_counts:
-                self._active, self._spare = self._spare, self._active
-                self._swap_counts = False
-                self._retired.set()
-            if self._ending:
-                return
+            self._change_counts(world.pops)
             ended = serve(
                 self._memory, world.book, world.routes, world.settings, self._active, self.loop
             )
@@ -175,6 +180,18 @@ class SocketLoop:
             if ended == CLOSED:
                 logger().error("the socket of the compiled path is gone")
                 return
+
+    def _change_counts(self, pops: tuple[str, ...]) -> None:
+        """Hand the demand over if it is asked for, or if POPs get other numbers."""
+        if self._swap_counts:
+            self._active, self._spare = self._spare, self._active
+            self._retired_pops = self._active_pops
+            self._swap_counts = False
+            self._retired.set()
+        elif pops != self._active_pops:
+            with self._lock:
+                self._earlier.append((self._active_pops, take(self._active)))
+        self._active_pops = pops
 
     def _harvest(self, pops: tuple[str, ...]) -> None:
         """Add up what the loop counted under the numbers of this world; the loop stands still."""
@@ -196,17 +213,21 @@ class SocketLoop:
             counted, self._counted = self._counted, Taken()
         return counted
 
-    def demand(self) -> Counted | None:
-        """Demand since the last time; None when the loop did not stand still in time.
+    def demand(self) -> list[Demand]:
+        """Demand since the last time; less when the loop did not stand still in time.
 
         The loop goes on with an empty table, so that nothing is read while it is written.
         """
+        with self._lock:
+            found, self._earlier = self._earlier, []
         if not self._thread.is_alive():
-            return take(self._active)
+            return [*found, (self._active_pops, take(self._active))]
         self._retired.clear()
         self._swap_counts = True
         self._interrupt()
-        return take(self._spare) if self._retired.wait(HANDSHAKE_S) else None
+        if self._retired.wait(HANDSHAKE_S):
+            found.append((self._retired_pops, take(self._spare)))
+        return found
 
     def answer_slowly(self) -> None:
         """Answer what the loop handed on; for the thread of the event loop."""

@@ -26,9 +26,23 @@ KERNEL_FLAGS: dict[str, Any] = {
 }
 
 
+_RIM = {"engine.py", "path.py", "load.py"}
+"""No kernel reads these."""
+_CONSTANTS = (
+    "resolver/cookies.py",
+    "resolver/demand.py",
+    "resolver/wire.py",
+    "popsteer/names.py",
+    "popsteer/table.py",
+)
+"""Modules elsewhere whose constants are compiled in."""
+
+
 def _digest() -> str:
+    folder = Path(__file__).parent
+    own = sorted(path for path in folder.glob("*.py") if path.name not in _RIM)
     sha = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in (*own, *(folder.parents[1] / name for name in _CONSTANTS)):
         sha.update(source.read_bytes())
     return sha.hexdigest()[:16]
 

@@ -5,6 +5,8 @@ would be an address of this run. Addresses of arrays come in as integers; the ow
 (`resolver.fast.batch`) keeps it alive and in place.
 """
 
+from typing import Any
+
 from numba import types
 from numba.core.types import ExternalFunction
 
@@ -30,12 +32,12 @@ MSGHDR_WORDS = 8
     WORD_LEN,
 ) = range(MSGHDR_WORDS)
 
-recvmmsg = ExternalFunction(
+recvmmsg: Any = ExternalFunction(
     "recvmmsg", types.int32(types.int32, types.uintp, types.uint32, types.int32, types.uintp)
 )
-sendmmsg = ExternalFunction(
+sendmmsg: Any = ExternalFunction(
     "sendmmsg", types.int32(types.int32, types.uintp, types.uint32, types.int32)
 )
-poll = ExternalFunction("poll", types.int32(types.uintp, types.uint64, types.int32))
-write = ExternalFunction("write", types.int64(types.int32, types.uintp, types.uint64))
-clock_gettime = ExternalFunction("clock_gettime", types.int32(types.int32, types.uintp))
+poll: Any = ExternalFunction("poll", types.int32(types.uintp, types.uint64, types.int32))
+write: Any = ExternalFunction("write", types.int64(types.int32, types.uintp, types.uint64))
+clock_gettime: Any = ExternalFunction("clock_gettime", types.int32(types.int32, types.uintp))

@@ -33,7 +33,7 @@ class Limits(NamedTuple):
 
 
 @inlined
-def limit(limits: Limits, net: U64, ipv6: U64, response_class: U64, now_s: float) -> int:
+def limit(limits: Limits, net: U64, ipv6: U64, response_class: U64, now_s: float) -> U64:
     """PASS, SLIP or HOLD for one response."""
     rate = limits.rate[_RATE]
     if rate <= float32(0):

@@ -1,16 +1,18 @@
 """Longest-prefix match over the compiled index. Twin: `popsteer.table.Table.find`."""
 
+from typing import Any
+
 from numba import uint32, uint64
-from numpy import uint64 as u64
 
 from resolver.fast.index import CHUNK, NO_ROW, TOP_BITS_V6, Index
 from resolver.fast.kernel import inlined, kernel
+from resolver.fast.words import U64
 
 _TOP_SHIFT = 64 - TOP_BITS_V6
 
 
 @inlined
-def leading_zeros(x: u64) -> u64:
+def leading_zeros(x: U64) -> U64:
     """Leading zero bits of 64."""
     if x == uint64(0):
         return uint64(64)
@@ -23,13 +25,13 @@ def leading_zeros(x: u64) -> u64:
 
 
 @inlined
-def entry_v4_first(index: Index, net: u64) -> u64:
+def entry_v4_first(index: Index, net: U64) -> U64:
     """The first memory level: an entry, or a pointer to a chunk (low byte CHUNK)."""
     return uint64(index.v4[net >> uint64(48)])
 
 
 @inlined
-def entry_v4_rest(index: Index, net: u64, entry: u64) -> u64:
+def entry_v4_rest(index: Index, net: U64, entry: U64) -> U64:
     """The remaining levels."""
     if entry & uint64(0xFF) == uint64(CHUNK):
         byte = (net >> uint64(40)) & uint64(0xFF)
@@ -41,7 +43,7 @@ def entry_v4_rest(index: Index, net: u64, entry: u64) -> u64:
 
 
 @inlined
-def entry_v6(index: Index, net: u64) -> u64:
+def entry_v6(index: Index, net: U64) -> U64:
     """Binary search within one /20; a gap's scope comes from its neighbours."""
     top = net >> uint64(_TOP_SHIFT)
     low = uint64(index.v6_top[top])
@@ -60,7 +62,7 @@ def entry_v6(index: Index, net: u64) -> u64:
 
 
 @inlined
-def _gap_scope(start, at, net):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _gap_scope(start: Any, at: Any, net: Any) -> Any:
     """RFC 7871 §7.2.1: the widest block around the address that touches no row."""
     scope = uint64(0)
     if at > uint64(0):
@@ -72,7 +74,7 @@ def _gap_scope(start, at, net):  # type: ignore[no-untyped-def]  # noqa: ANN001,
 
 
 @kernel
-def find(index: Index, net: u64, ipv6: bool) -> u64:
+def find(index: Index, net: U64, ipv6: bool) -> U64:
     """One lookup, `row << 8 | scope`; the serving loop takes the levels apart."""
     if ipv6:
         return entry_v6(index, net)
@@ -80,7 +82,7 @@ def find(index: Index, net: u64, ipv6: bool) -> u64:
 
 
 @kernel
-def find_all(index, net, ipv6, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def find_all(index: Any, net: Any, ipv6: Any, out: Any) -> Any:
     """Many lookups into `out`: for tests and benchmarks."""
     for i in range(net.shape[0]):
         out[i] = uint32(find(index, net[i], ipv6))

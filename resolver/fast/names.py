@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from resolver.fast.batch import NAME_BYTES, Batch
 from resolver.fast.kernel import inlined, kernel
-from resolver.fast.words import U64, Words
+from resolver.fast.words import U64, Flag, Words
 
 OUTSIDE = 0
 _MIX = 0x9E3779B97F4A7C15
@@ -47,7 +47,7 @@ def name_hash(words: Words, start: U64, length: U64) -> U64:
 
 
 @inlined
-def _same(names: Names, node: U64, words: Words, length: U64) -> bool:
+def _same(names: Names, node: U64, words: Words, length: U64) -> Flag:
     if uint64(names.length[node]) != length:
         return False
     start = uint64(names.start[node])

@@ -104,16 +104,15 @@ class FastPath:
 
     def demand(self, source: SourceId, now_ms: int) -> list[Batch]:
         """Demand since the last time, as batches of one source."""
-        if self._built is None:
-            return []
-        batcher = Batcher(Kind.DEMAND, source, self._built.world.pops)
-        for loop in self._loops:
-            found = loop.demand()
-            if found is not None and len(found.net):
+        batches: list[Batch] = []
+        for pops, found in (one for loop in self._loops for one in loop.demand()):
+            if len(found.net):
+                batcher = Batcher(Kind.DEMAND, source, pops)
                 times = np.full(len(found.net), now_ms, np.int64)
                 bits = found.bits.astype(np.float32)
                 batcher.extend(times, found.net, found.plen, found.pop, found.queries, bits)
-        return batcher.take(now_ms, flush=True)
+                batches += batcher.take(now_ms, flush=True)
+        return batches
 
     def _build(self) -> None:
         """The builder's thread."""

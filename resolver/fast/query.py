@@ -28,7 +28,7 @@ from resolver.fast.batch import (
     Batch,
 )
 from resolver.fast.kernel import inlined, kernel
-from resolver.fast.words import U64, Bytes, Words, u16_at
+from resolver.fast.words import U64, Bytes, Flag, Words, u16_at
 
 READ = 2
 """The query was read; the next stage decides."""
@@ -48,7 +48,7 @@ _UDP_PLAIN = 512
 
 
 @inlined
-def _is_plain(rx: Bytes) -> bool:
+def _is_plain(rx: Bytes) -> Flag:
     """QUERY, one question, no other record but perhaps one in the additional section."""
     if rx[2] & _OPCODE or rx[4] or rx[5] != 1:
         return False
@@ -56,7 +56,7 @@ def _is_plain(rx: Bytes) -> bool:
 
 
 @inlined
-def _is_data_type(qtype: U64) -> bool:
+def _is_data_type(qtype: U64) -> Flag:
     """RFC 6895 §3.1: 128 to 254 are no data."""
     if qtype == uint64(0) or qtype == uint64(_OPT):
         return False
@@ -98,7 +98,7 @@ def _read_name(batch: Batch, rx: Bytes, length: U64, query: Words) -> U64:
 
 
 @inlined
-def _is_ecs_sound(rx: Bytes, at: U64, size: U64) -> bool:
+def _is_ecs_sound(rx: Bytes, at: U64, size: U64) -> Flag:
     """RFC 7871 §6: family, length, scope 0, as many octets as needed, no host bits."""
     if size < uint64(4) or rx[at + uint64(3)] != 0:
         return False
@@ -120,7 +120,7 @@ def _is_ecs_sound(rx: Bytes, at: U64, size: U64) -> bool:
 
 
 @inlined
-def _read_option(rx: Bytes, at: U64, size: U64, code: U64, query: Words) -> bool:
+def _read_option(rx: Bytes, at: U64, size: U64, code: U64, query: Words) -> Flag:
     """Note the first option of each code that we know; False if it is malformed."""
     edns = query[EDNS]
     if code == uint64(_ECS) and not edns & uint64(EDNS_ECS):
@@ -142,7 +142,7 @@ def _read_option(rx: Bytes, at: U64, size: U64, code: U64, query: Words) -> bool
 
 
 @inlined
-def _read_opt(rx: Bytes, at: U64, length: U64, query: Words) -> bool:
+def _read_opt(rx: Bytes, at: U64, length: U64, query: Words) -> Flag:
     """The OPT record at `at`; False if it is not one, or an unusual one."""
     if at + uint64(_OPT_FIXED) > length or rx[at] != 0:
         return False
@@ -169,7 +169,7 @@ def _read_opt(rx: Bytes, at: U64, length: U64, query: Words) -> bool:
 
 
 @kernel
-def read_query(batch: Batch, i: U64) -> int:
+def read_query(batch: Batch, i: U64) -> U64:
     """Read packet `i` into `batch.query[i]` and its name into `batch.name`.
 
     Returns:

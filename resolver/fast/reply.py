@@ -85,7 +85,7 @@ class Addresses(NamedTuple):
     octets: Bytes
     start: NDArray[np.uint32]
     """[lines, pops]; a line is `2 * TTL number + family`."""
-    count: NDArray[np.uint32]
+    per_pop: NDArray[np.uint32]
     """[2, pops] addresses by family."""
     rr_bytes: Words
     """[2] octets of one RR by family."""
@@ -201,7 +201,7 @@ def _put_addresses(tx: Bytes, at: U64, addresses: Addresses, query: Words, owner
     """The RRs of the chosen POP, turned by the draw."""
     family = query[LINE] & uint64(1)
     pop = query[CHOICE] & uint64(0xFFFF)
-    count = uint64(addresses.count[family, pop])
+    count = uint64(addresses.per_pop[family, pop])
     size = addresses.rr_bytes[family]
     turn = (query[DRAW] >> uint64(32)) & uint64(0xFFFF)
     start = uint64(addresses.start[query[LINE], pop])
@@ -256,7 +256,7 @@ def write_reply(batch: Batch, i: U64, book: Book, addresses: Addresses, nsid: By
         flags |= uint64(_TC)
     elif owner:
         family = query[LINE] & uint64(1)
-        count = uint64(addresses.count[family, query[CHOICE] & uint64(0xFFFF)])
+        count = uint64(addresses.per_pop[family, query[CHOICE] & uint64(0xFFFF)])
         more = count * addresses.rr_bytes[family]
         if body + more > room:
             more = uint64(0)

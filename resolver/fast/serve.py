@@ -70,7 +70,7 @@ from resolver.fast.names import NODE_BITS, OUTSIDE, closest_encloser, node_of
 from resolver.fast.query import READ, read_query
 from resolver.fast.reply import TOO_LONG, Addresses, write_reply, write_truncated
 from resolver.fast.steer import Standing, choose
-from resolver.fast.words import U64, Bytes, Words
+from resolver.fast.words import U64, Bytes, Flag, Words
 
 SLOW_SLOTS = 1024
 """Queries that wait for the slow path; more are dropped and counted."""
@@ -122,7 +122,7 @@ class Settings(NamedTuple):
 class Routes(NamedTuple):
     """The table and what POPs are now."""
 
-    index: Index
+    table: Index
     standing: Standing
     addresses: Addresses
     group: NDArray[np.uint32]
@@ -189,7 +189,7 @@ def _read(batch: Batch, count: U64, book: Book, settings: Settings, now_s: U64) 
 
 
 @inlined
-def _is_steered(book: Book, query: Words) -> bool:
+def _is_steered(book: Book, query: Words) -> Flag:
     if query[ACTION] != uint64(ANSWERED):
         return False
     return book.answer[query[ANSWER], STEERED_OWNER] != 0
@@ -201,14 +201,14 @@ def _look_up(batch: Batch, count: U64, book: Book, routes: Routes) -> None:
     for k in range(count):
         query = batch.query[uint64(k)]
         if _is_steered(book, query) and query[IPV6] == uint64(0):
-            query[ENTRY] = entry_v4_first(routes.index, query[NET])
+            query[ENTRY] = entry_v4_first(routes.table, query[NET])
     for k in range(count):
         query = batch.query[uint64(k)]
         if _is_steered(book, query):
             if query[IPV6]:
-                query[ENTRY] = entry_v6(routes.index, query[NET])
+                query[ENTRY] = entry_v6(routes.table, query[NET])
             else:
-                query[ENTRY] = entry_v4_rest(routes.index, query[NET], query[ENTRY])
+                query[ENTRY] = entry_v4_rest(routes.table, query[NET], query[ENTRY])
 
 
 @kernel
@@ -223,7 +223,7 @@ def _steer(batch: Batch, count: U64, book: Book, routes: Routes, random: Words) 
             query[LINE] = uint64(2) * uint64(routes.ttl[service]) + family
             query[DRAW] = next_draw(random)
             row = query[ENTRY] >> uint64(8)
-            query[CHOICE] = choose(routes.index, routes.standing, row, group, query[DRAW])
+            query[CHOICE] = choose(routes.table, routes.standing, row, group, query[DRAW])
 
 
 @kernel
@@ -247,7 +247,7 @@ def _count(
             source = min(source, query[ECS_SOURCE])
         row = query[ENTRY] >> uint64(8)
         length = (
-            uint64(0) if row == uint64(NO_ROW) else uint64(routes.index.plen[row]) & uint64(0x7F)
+            uint64(0) if row == uint64(NO_ROW) else uint64(routes.table.plen[row]) & uint64(0x7F)
         )
         bits = routes.bits[answer[SERVICE]]
         loop.pop[pop] += uint64(1)
@@ -257,7 +257,7 @@ def _count(
 
 
 @inlined
-def _limited(batch: Batch, i: U64, book: Book, limits: Limits, now_s: float) -> int:
+def _limited(batch: Batch, i: U64, book: Book, limits: Limits, now_s: float) -> U64:
     """Response classes are NOERROR with data, without, and each RCODE."""
     query = batch.query[i]
     if query[TRUSTED]:
@@ -362,7 +362,7 @@ def answer_batch(
 
 
 @inlined
-def _receive(batch: Batch, fd: int) -> int:
+def _receive(batch: Batch, fd: int) -> U64:
     """Packets that wait, at most a batch; 0 or less if there is none."""
     for k in range(uint64(batch.rx_header.shape[0])):
         header = batch.rx_header[uint64(k)]
@@ -396,15 +396,19 @@ def _send(batch: Batch, fd: int, ready: U64, loop: Loop) -> None:
 @kernel
 def serve(
     batch: Batch, book: Book, routes: Routes, settings: Settings, counts: Counts, loop: Loop
-) -> int:
+) -> U64:
     """Answer until told to; STOPPED, or CLOSED when the socket is gone."""
     fd = int32(loop.control[FD])
+    idle = True
     while loop.control[STOP] == 0:
-        received = _receive(batch, fd)
-        if received <= 0:
+        if idle:
             libc.poll(batch.at[AT_POLL], uint64(2), _IDLE_MS)
             if (batch.poll[1] >> 16) & libc.POLLNVAL:
                 return CLOSED
+        received = _receive(batch, fd)
+        # A batch that is not full emptied the socket: asking it again would be a wasted call.
+        idle = received < batch.rx_header.shape[0]
+        if received <= 0:
             continue
         libc.clock_gettime(libc.CLOCK_REALTIME, batch.at[AT_CLOCK])
         handed_on = loop.control[SLOW_HEAD]

@@ -4,6 +4,8 @@ The input is the client cookie, 8 bytes of version, reserved and timestamp, and 
 20 bytes for IPv4, 32 for IPv6. All words are little-endian as SipHash reads them.
 """
 
+from typing import Any
+
 from numba import uint64
 
 from resolver.fast.kernel import inlined
@@ -44,7 +46,7 @@ def _absorb(v0: U64, v1: U64, v2: U64, v3: U64, word: U64) -> tuple[U64, U64, U6
 
 
 @inlined
-def cookie_hash(key, client: U64, stamp: U64, low: U64, high: U64, ipv6: bool) -> U64:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def cookie_hash(key: Any, client: U64, stamp: U64, low: U64, high: U64, ipv6: bool) -> U64:
     """The 8 bytes of hash as a little-endian word.
 
     Args:

@@ -4,7 +4,7 @@ All index arithmetic is uint64: numba turns a mix of signed and unsigned into fl
 index costs a test for negative numbers at every access.
 """
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numba import uint8, uint64
@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from resolver.fast.kernel import inlined
 
-U64: TypeAlias = np.uint64
+U64: TypeAlias = Any
+"""np.uint64 in kernels. Any to the type checker, because numba's conversions have no types."""
+Flag: TypeAlias = Any
+"""A truth value in kernels, likewise."""
 Bytes: TypeAlias = NDArray[np.uint8]
 Words: TypeAlias = NDArray[np.uint64]
 

@@ -47,6 +47,7 @@ class Draws:
         self._state = seed
 
     def next(self) -> int:
+        """48 bits."""
         self._state = (self._state + 0x9E3779B97F4A7C15) % 2**64
         z = self._state
         z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64

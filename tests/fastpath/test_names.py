@@ -1,5 +1,7 @@
 """The hash table of names against a dictionary."""
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ NAME = st.lists(LABEL, max_size=6).map(
 
 
 @kernel
-def exact(names, words, length):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def exact(names: Any, words: Any, length: Any) -> Any:
     return node_of(names, words, length)
 
 

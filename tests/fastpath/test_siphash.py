@@ -1,6 +1,7 @@
 """SipHash-2-4 against the authors' vectors and the cookies of RFC 9018 appendix A."""
 
 import ipaddress
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ REFERENCE_20 = bytes.fromhex("98eea21af25cd6be")
 
 
 @kernel
-def hashed(key, words, ipv6):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def hashed(key: Any, words: Any, ipv6: Any) -> Any:
     return cookie_hash(key, words[0], words[1], words[2], words[3], ipv6)
 
 

@@ -1,5 +1,7 @@
 """The compiled choice against `resolver.route.decide`."""
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ EMPTY = (
 
 
 @kernel
-def chosen(ranks, now, row, group, draw):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+def chosen(ranks: Any, now: Any, row: Any, group: Any, draw: Any) -> Any:
     return choose(ranks, now, row, group, draw)
 
 

@@ -1,0 +1,71 @@
+"""Response rate limiting and the bounded demand table."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from resolver.demand import ENTRIES_MAX
+from resolver.fast.count import Counts, count_answer, counts, take
+from resolver.fast.kernel import kernel
+from resolver.fast.limit import HOLD, PASS, SLIP, Limits, limit, limits
+from resolver.snapshot import Snapshot
+
+
+@kernel
+def judged(limits: Any, nets: Any, at_s: Any, verdicts: Any) -> Any:
+    for i in range(nets.shape[0]):
+        verdicts[i] = limit(limits, nets[i], np.uint64(0), np.uint64(0), at_s)
+
+
+def verdicts(buckets: Limits, nets: list[int], at_s: float) -> list[int]:
+    out = np.zeros(len(nets), np.int64)
+    judged(buckets, np.array(nets, np.uint64), at_s, out)
+    return out.tolist()
+
+
+def test_a_network_over_its_rate_is_held_and_every_second_one_slips() -> None:
+    buckets = limits(10.0)  # burst 20
+    network = 0x0A000001 << 32
+    first = verdicts(buckets, [network + (i << 32) for i in range(40)], 1.0)
+    assert first[:20] == [PASS] * 20
+    assert Counter(first[20:]) == {SLIP: 10, HOLD: 10}
+    assert verdicts(buckets, [0x0B000001 << 32], 1.0) == [PASS]
+    assert verdicts(buckets, [network] * 11, 2.0).count(PASS) == 10
+
+
+def test_rate_zero_is_off() -> None:
+    assert set(verdicts(limits(0.0), [1 << 32] * 1_000, 1.0)) == {PASS}
+
+
+def test_truncated_reply_is_empty_and_valid_cookies_are_exempt(
+    snapshot: Snapshot, open_bench: Callable[..., Any]
+) -> None:
+    bench = open_bench(snapshot, rrl_per_s=1.0)
+    client = bytes([10, 1, 5, 200])
+    plain = bytes.fromhex("000101000001000000000000") + b"\3www\3cdn\7example\0\0\1\0\1"
+    replies = bench.run([plain] * 10, [client] * 10)
+    sent = [reply.wire for reply in replies if reply.wire]
+    assert len(sent) == 2 + 4  # the burst, and every second of the other eight
+    assert sum(wire[2] & 2 and wire[7] == 0 and len(wire) == len(plain) for wire in sent) == 4
+
+
+@kernel
+def flood(counts: Any, first: Any, many: Any) -> Any:
+    for i in range(many):
+        net = (np.uint64(first) + np.uint64(i)) << np.uint64(40)
+        source, none = np.uint64(32), np.uint64(0)
+        count_answer(counts, net, source, none, none, np.uint64(7), 2.0)
+
+
+def test_demand_is_coarser_when_the_table_is_full_and_no_volume_is_lost() -> None:
+    table: Counts = counts()
+    flood(table, 0, ENTRIES_MAX + 5_000)
+    found = take(table)
+    lengths = Counter(found.plen.tolist())
+    assert lengths[24] == ENTRIES_MAX
+    assert set(lengths) == {24, 12}
+    assert int(found.queries.sum()) == ENTRIES_MAX + 5_000
+    assert found.dropped == 0
+    assert len(take(table).net) == 0
