@@ -25,6 +25,7 @@ from popsteer.config import Config
 from popsteer.config_file import load
 from popsteer.errors import SetupError
 from popsteer.names import Prefix
+from popsteer.overview import Overview
 
 ANSWER_TIMEOUT_S = 1.0
 
@@ -109,6 +110,11 @@ class Loop:
         url = f"http://{self.config.console.listen}{path}"
         with urllib.request.urlopen(url, timeout=5) as answer:
             return msgspec.json.decode(answer.read())
+
+    def overview(self) -> Overview:
+        """What the planner knows, from the console; an empty one before it published any."""
+        found = self.get("/api/overview")["overview"]
+        return msgspec.convert(found, Overview) if found else Overview(created_ms=0)
 
     def asker(self) -> "Asker":
         """Something that asks its DNS server."""

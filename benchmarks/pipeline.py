@@ -85,7 +85,7 @@ def _freshness(loop: Loop) -> list[Figure]:
     """Make the POP of many prefixes slow, at random times, and wait for other answers."""
     rng, asker = random.Random(SEED), loop.asker()
     prefixes = [p for p in loop.world.prefixes() if not p.is_ipv6]
-    wait_until(lambda: bool(loop.get("/api/overview")["table_generation"] >= 2), 120, 1)
+    wait_until(lambda: bool(loop.overview().table_generation >= 2), 120, 1)
     planned = [
         (rng.uniform(0, RTT_SPREAD_S), prefix) for prefix in rng.sample(prefixes, RTT_CHANGES)
     ]

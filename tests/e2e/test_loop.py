@@ -141,14 +141,14 @@ class Watcher:
 def test_dns_answers_and_the_loop_recovers_after_kill_9(loop: Loop, process: str) -> None:
     asker = loop.asker()
     prefix, _ = best_served(loop, asker)
-    before = loop.get("/api/overview")["window_last_ms"]
+    before = loop.overview().window_last_ms
 
     with Watcher(asker, prefix) as watcher:
         loop.kill(process)
         killed_ms = time.time() * 1_000
 
         def measures_again() -> bool:
-            return bool(loop.get("/api/overview")["window_last_ms"] > max(killed_ms, before))
+            return bool(loop.overview().window_last_ms > max(killed_ms, before))
 
         assert wait_until(measures_again, 120, every_s=0.5) < 120
     assert watcher.asked > 20
@@ -159,15 +159,15 @@ def test_ctrl_c_leaves_no_process_and_the_next_start_goes_on(tmp_path: Path) -> 
     loop = Loop(tmp_path / "up", ["--pops", "4", "--prefixes", "150"])
     with loop:
         loop.start(timeout_s=90)
-        generation = loop.get("/api/overview")["table_generation"]
+        generation = loop.overview().table_generation
         session_pids = descendants(loop.pid)
         assert len(session_pids) >= 7
         assert loop.stop() == 0
     assert wait_until(lambda: not [p for p in session_pids if _alive(p)], 5) < 5
     with loop:
         loop.start(timeout_s=40)
-        wait_until(lambda: bool(loop.get("/api/overview")["table_generation"]), 30)
-        assert loop.get("/api/overview")["table_generation"] >= generation
+        wait_until(lambda: bool(loop.overview().table_generation), 30)
+        assert loop.overview().table_generation >= generation
         assert loop.stop() == 0
 
 
@@ -187,7 +187,7 @@ def test_the_real_world_is_steered_to_the_nearest_pop_with_capacity(
         world = loop.world
         with np.load(world_file) as file:
             assert np.array_equal(world.rtt_ms, file["rtt_ms"].astype(np.float64))
-        steady = wait_until(lambda: loop.get("/api/overview")["table_generation"] >= 3, 120, 1)
+        steady = wait_until(lambda: loop.overview().table_generation >= 3, 120, 1)
         assert steady < 120
         chosen = np.random.default_rng(5).choice(len(world.net), 20, replace=False)
         check_nearest_with_capacity(world, loop.asker(), chosen.tolist())
