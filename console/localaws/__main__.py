@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -30,8 +31,6 @@ LARGE_BLOCK_BYTES = 128 * 1024
 def main() -> None:
     """Bind, lock the data, load, serve."""
     options = _options()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))
     # Before the imports that take a second: a port in use is told at once, and callers wait in
     # the backlog instead of being refused.
     listener = _listen(options.listen)
@@ -86,17 +85,33 @@ def _lock(data: Path) -> IO[bytes]:
 def _serve(options: argparse.Namespace, listener: socket.socket, lock: IO[bytes]) -> int:
     host, port = listener.getsockname()[:2]
     endpoint = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    provisioner = None
     # The bucket is made last, so where it is, there is nothing to make.
-    if not (options.data / "s3" / options.bucket).is_dir():
-        # A process of its own: it starts while this one does, and boto3's clients, which would
-        # keep 45 MB, end with it.
-        own_files = (listener.fileno(), lock.fileno())
-        provisioner = get_context("fork").Process(
-            target=_provision, args=(options, endpoint, own_files), daemon=True
-        )
-        provisioner.start()
+    if (options.data / "s3" / options.bucket).is_dir():
+        return _run(options, listener, endpoint, None)
+    # A process of its own: it starts while this one does, and boto3's clients, which would keep
+    # 45 MB, end with it.
+    own_files = (listener.fileno(), lock.fileno())
+    provisioner = get_context("fork").Process(
+        target=_provision, args=(options, endpoint, own_files), daemon=True
+    )
+    provisioner.start()
+    try:
+        return _run(options, listener, endpoint, provisioner)
+    finally:
+        # Before the port closes: it would complain of that.
+        provisioner.kill()
+        provisioner.join()
 
+
+def _run(
+    options: argparse.Namespace,
+    listener: socket.socket,
+    endpoint: str,
+    provisioner: BaseProcess | None,
+) -> int:
+    # Only now: the provisioner must not inherit them.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     from console.localaws import server
     from console.localaws.files import UnreadableError
     from console.localaws.services import Services, Settings
