@@ -227,7 +227,7 @@ class LoadLoop:
         reached = -np.expm1(-passed_s / lag_s)
         self._effect += (self.shed - self._effect) * reached
         settled = np.where(np.isnan(self._settled_bps), explained_bps, self._settled_bps)
-        self._settled_bps = settled + (planned_bps - settled) * reached
+        self._settled_bps = settled + (np.nan_to_num(planned_bps) - settled) * reached
         known = np.isfinite(load.load_bps) & np.isfinite(load.capacity_bps)
         capacity = np.where(known, load.capacity_bps, 1.0)
         used = np.where(known, load.load_bps, 0.0)

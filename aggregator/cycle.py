@@ -51,6 +51,8 @@ class Inputs:
     in_force: Table | None
     policy: str
     move_gain_us: float
+    warm_us: F64 | None
+    """[p], prices of the last cycle; None at the first."""
     meta: TableMeta
     """The metadata of the new table, but for what this cycle finds out."""
 
@@ -83,7 +85,7 @@ def plan(inputs: Inputs) -> Outcome | None:
     rows = ranked_rows(considered, problem, assignment)
     rows = _pinned(inputs, considered, rows)
     table = build(
-        _meta(inputs, considered, problem, name),
+        _meta(inputs, considered, problem, name, _note(considered, problem, assignment)),
         inputs.fleet.pops,
         np.concatenate([net, rows.extra_net]),
         np.concatenate([plen, rows.extra_plen]),
@@ -126,6 +128,7 @@ def _problem(inputs: Inputs, considered: Candidates, before: Answers) -> Problem
         capacity_bps=inputs.capacity_bps,
         present=present,
         move_share_max=MOVED_FOR_GAIN_MAX,
+        warm_us=inputs.warm_us,
     )
 
 
@@ -151,11 +154,27 @@ def _present(considered: Candidates, before: Answers) -> F64:
     return present
 
 
-def _meta(inputs: Inputs, considered: Candidates, problem: Problem, name: str) -> TableMeta:
+def _note(considered: Candidates, problem: Problem, assignment: Assignment) -> str:
+    """What the solution reaches and what no solution could beat, for people."""
+    weight = problem.demand_bps[:, None] * assignment.share
+    whole = float(weight.sum())
+    if not whole:
+        return ""
+    cost = np.where(np.isfinite(considered.cost_us), considered.cost_us, 0.0)
+    mean_ms = float((weight * cost).sum()) / whole / 1e3
+    if not np.isfinite(assignment.bound_us):
+        return f"mean {mean_ms:.2f} ms"
+    return f"mean {mean_ms:.2f} ms, bound {assignment.bound_us / 1e3:.2f} ms"
+
+
+def _meta(
+    inputs: Inputs, considered: Candidates, problem: Problem, name: str, note: str
+) -> TableMeta:
     return msgspec.structs.replace(
         inputs.meta,
         created_ms=inputs.now_ms,
         policy=name,
+        note=note,
         code=f"popsteer {metadata.version('popsteer')}",
         default=_default(inputs, considered, problem),
     )

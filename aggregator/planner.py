@@ -81,6 +81,7 @@ class Planner:
         self._due: dict[str, int] = {}
         self._shares: deque[tuple[int, np.ndarray]] = deque()
         self._started_ms = 0
+        self._prices_us: np.ndarray | None = None
         self._theirs_ms = 0
         """When the newest table of another planner was made."""
         self._load: Load | None = None
@@ -202,6 +203,10 @@ class Planner:
         reported = demand.reported_bps() * demand.scale(load.load_bps)
         trust = demand.trust(len(self.known.prefixes))
         before = self.loop.shed.copy()
+        if self.publisher.in_force is None:
+            # Before our first table all load was brought by somebody else's answers, which ours
+            # will replace: it is not foreign.
+            planned = load.load_bps
         explained = self.loop.in_flight_bps(load.load_bps, reported, planned, trust)
         self.loop.step(load, explained, planned, now)
         for p in np.flatnonzero((before > 0) != (self.loop.shed > 0)).tolist():
@@ -261,6 +266,7 @@ class Planner:
         self._arbiter.planned(usable.encode(), why, now)
         if outcome is None:
             return
+        self._prices_us = outcome.assignment.price_us
         verdict = self._judge(outcome, estimates, pins, now)
         with self._careful("publish"):
             self._conclude(outcome, verdict, estimates, now)
@@ -271,6 +277,7 @@ class Planner:
             prefixes=len(outcome.considered),
             generation=self.publisher.next_generation - 1,
             refused=self.refused,
+            note=outcome.table.meta.note,
             cpu_ms=round((time.process_time() - started) * 1e3),
             window_age_s=round(cycle.data_age_s(outcome.table, now), 1),
         )
@@ -304,6 +311,7 @@ class Planner:
             in_force=in_force.table if in_force else None,
             policy=self._policy,
             move_gain_us=self._plan.move_gain_ms * 1e3,
+            warm_us=self._prices_us,
             meta=TableMeta(
                 generation=self.publisher.next_generation,
                 parent=self.publisher.next_generation - 1,

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from aggregator.optimum import optimum
 from aggregator.solve import Assignment, Problem, greedy
 
 Policy = Callable[[Problem], Assignment]
@@ -21,7 +22,7 @@ def nearest(problem: Problem) -> Assignment:
 
 
 POLICIES: dict[str, tuple[str, Policy]] = {
-    "optimum": ("capacity-aware greedy", greedy),
+    "optimum": ("optimum by prices", optimum),
     "greedy": ("capacity-aware greedy", greedy),
     "nearest": ("nearest RTT", nearest),
 }

@@ -53,6 +53,18 @@ def test_prefixes_go_to_their_nearest_pop_while_there_is_room() -> None:
         assert rtt_us < 1.1 * scene.rtt_us[i].min() + 2_000
 
 
+def test_load_before_the_first_table_is_not_foreign() -> None:
+    scene = make_scene(headroom=1.6)
+    scene.extra_bps = {pop: float(scene.demand_bps.sum()) / 5 for pop in scene.pops}
+
+    scene.run(12)
+    scene.extra_bps.clear()
+    scene.run(100)
+
+    assert not scene.planner.loop.shed.any()
+    assert scene.overview().overload_share == 0
+
+
 def test_half_the_targets_wait_for_a_second_window() -> None:
     scene = make_scene()
     whole = scene.rtt_us.copy()
