@@ -8,7 +8,7 @@ A loop writes one table while the other is read: no locks, no lost count.
 from typing import NamedTuple
 
 import numpy as np
-from numba import uint32, uint64
+from numba import uint64
 from numpy.typing import NDArray
 
 from popsteer.names import IPV6_BIT
@@ -20,6 +20,7 @@ SLOTS = 4 * ENTRIES_MAX
 """At most half full: fine and coarse entries together are 2 * ENTRIES_MAX."""
 _MIX = 0x9E3779B97F4A7C15
 _USED, _DROPPED = 0, 1
+_NONE = np.zeros(0, np.int64)
 _V4_FINE, _V6_FINE = LENGTHS[False], LENGTHS[True]
 _V4_COARSE, _V6_COARSE = COARSE_LENGTHS[False], COARSE_LENGTHS[True]
 
@@ -27,13 +28,14 @@ _V4_COARSE, _V6_COARSE = COARSE_LENGTHS[False], COARSE_LENGTHS[True]
 class Counts(NamedTuple):
     """One table of counts."""
 
-    net: Words
-    tag: Words
-    """plen << 16 | POP number, plus the top bit so that no entry is 0; 0 is empty."""
-    queries: NDArray[np.uint32]
-    bits: NDArray[np.float64]
+    entry: Words
+    """[SLOTS, 4] half a cache line each: net, tag, queries, bits. A tag is plen << 16 | POP
+    number, plus the top bit so that none is 0; 0 is an empty slot."""
     used: Words
     """[2] entries, and answers that found no room."""
+
+
+_NET, _TAG, _QUERIES, _BITS = range(4)
 
 
 @inlined
@@ -47,9 +49,11 @@ def _cut(net: U64, length: U64) -> U64:
 def _slot(counts: Counts, net: U64, tag: U64) -> U64:
     """Where the entry is, or the empty slot where it belongs."""
     mixed = (net ^ (tag * uint64(_MIX))) * uint64(_MIX)
-    last = uint64(counts.net.shape[0] - 1)
+    last = uint64(counts.entry.shape[0] - 1)
     slot = (mixed ^ (mixed >> uint64(32))) & last
-    while counts.tag[slot] and (counts.tag[slot] != tag or counts.net[slot] != net):
+    while counts.entry[slot, _TAG]:
+        if counts.entry[slot, _TAG] == tag and counts.entry[slot, _NET] == net:
+            break
         slot = (slot + uint64(1)) & last
     return slot
 
@@ -62,39 +66,33 @@ def _tag(length: U64, ipv6: U64, pop: U64) -> U64:
 
 @inlined
 def count_answer(
-    counts: Counts, net: U64, source: U64, row_length: U64, ipv6: U64, pop: U64, bits: float
+    counts: Counts, net: U64, source: U64, row_length: U64, ipv6: U64, pop: U64, bits: U64
 ) -> None:
     """Count one answer to a client prefix of `source` bits that a row of `row_length` covers."""
     fine = uint64(_V6_FINE) if ipv6 else uint64(_V4_FINE)
     length = min(source, max(fine, row_length))
     slot = _slot(counts, _cut(net, length), _tag(length, ipv6, pop))
-    if counts.tag[slot] == uint64(0):
+    if counts.entry[slot, _TAG] == uint64(0):
         limit = uint64(ENTRIES_MAX)
         if counts.used[_USED] >= limit:
             coarse = uint64(_V6_COARSE) if ipv6 else uint64(_V4_COARSE)
             length = min(source, coarse)
             slot = _slot(counts, _cut(net, length), _tag(length, ipv6, pop))
             limit = uint64(2 * ENTRIES_MAX)
-        if counts.tag[slot] == uint64(0):
+        if counts.entry[slot, _TAG] == uint64(0):
             if counts.used[_USED] >= limit:
                 counts.used[_DROPPED] += uint64(1)
                 return
-            counts.net[slot] = _cut(net, length)
-            counts.tag[slot] = _tag(length, ipv6, pop)
+            counts.entry[slot, _NET] = _cut(net, length)
+            counts.entry[slot, _TAG] = _tag(length, ipv6, pop)
             counts.used[_USED] += uint64(1)
-    counts.queries[slot] += uint32(1)
-    counts.bits[slot] += bits
+    counts.entry[slot, _QUERIES] += uint64(1)
+    counts.entry[slot, _BITS] += bits
 
 
 def counts() -> Counts:
     """An empty table; pages that are never written take no memory."""
-    return Counts(
-        np.zeros(SLOTS, np.uint64),
-        np.zeros(SLOTS, np.uint64),
-        np.zeros(SLOTS, np.uint32),
-        np.zeros(SLOTS, np.float64),
-        np.zeros(2, np.uint64),
-    )
+    return Counts(np.zeros((SLOTS, 4), np.uint64), np.zeros(2, np.uint64))
 
 
 class Counted(NamedTuple):
@@ -110,17 +108,17 @@ class Counted(NamedTuple):
 
 def take(counts: Counts) -> Counted:
     """The entries; the table is empty afterwards. No loop may be writing it."""
-    at = np.flatnonzero(counts.tag)
-    tag = counts.tag[at]
+    at = np.flatnonzero(counts.entry[:, _TAG]) if counts.used[_USED] else _NONE
+    entry = counts.entry[at]
+    tag = entry[:, _TAG]
     taken = Counted(
-        counts.net[at],
+        entry[:, _NET],
         (tag >> np.uint64(16)).astype(np.uint8),
         tag.astype(np.uint16),
-        counts.queries[at],
-        counts.bits[at],
+        entry[:, _QUERIES].astype(np.uint32),
+        entry[:, _BITS].astype(np.float64),
         int(counts.used[_DROPPED]),
     )
-    for column in (counts.tag, counts.queries, counts.bits):
-        column[at] = 0
+    counts.entry[at] = 0
     counts.used[:] = 0
     return taken

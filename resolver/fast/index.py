@@ -24,6 +24,7 @@ from popsteer.names import LENGTH_MASK, U64_MAX, Net
 from popsteer.table import CANDIDATES_MAX, NO_POP, Table
 
 Entries = NDArray[np.uint32]
+Words = NDArray[np.uint64]
 
 NO_ROW = 0xFF_FFFF
 ROWS_MAX = NO_ROW
@@ -44,12 +45,17 @@ class Index(NamedTuple):
     """[2**20 + 1]: the last range that starts at or before the top bits' first address."""
     v6_start: Net
     v6_entry: Entries
+    rows: Words
+    """[rows, 4] one half of a cache line for each row: 8 POP numbers of 16 bits, 8 shares of 8
+    bits, and the prefix length. Kernels read it through the two views below."""
     pop: NDArray[np.uint16]
-    """[rows, 8] ranked POPs by number, then NO_POP."""
-    share: NDArray[np.uint8]
-    """[rows, 8]"""
-    plen: NDArray[np.uint8]
-    """[rows]"""
+    """[rows, 16] of which 8 are ranked POPs by number, then NO_POP."""
+    octet: NDArray[np.uint8]
+    """[rows, 32] of which 8 from SHARE_AT on are shares, and PLEN_AT is the prefix length."""
+
+
+SHARE_AT, PLEN_AT = 16, 24
+_FILES = ("v4", "v6_top", "v6_start", "v6_entry", "rows")
 
 
 def build(table: Table) -> Index:
@@ -68,15 +74,23 @@ def build(table: Table) -> Index:
     top = np.arange(1 << TOP_BITS_V6, dtype=np.uint64) << np.uint64(64 - TOP_BITS_V6)
     v6_top = np.searchsorted(start, top, side="right").astype(np.uint32) - np.uint32(1)
     v6_top = np.append(v6_top, np.uint32(len(start) - 1))
-    return Index(v4, v6_top, start, v6_entry, *_columns(table))
+    return _index(v4, v6_top, start, v6_entry, _rows(table))
 
 
-def _columns(table: Table) -> tuple[NDArray[np.uint16], NDArray[np.uint8], NDArray[np.uint8]]:
-    """The rows, at least one, so that no kernel meets an empty array."""
+def _index(v4: Entries, v6_top: Entries, v6_start: Net, v6_entry: Entries, rows: Words) -> Index:
+    return Index(v4, v6_top, v6_start, v6_entry, rows, rows.view(np.uint16), rows.view(np.uint8))
+
+
+def _rows(table: Table) -> Words:
+    """The rows' columns side by side; at least one, so that no kernel meets an empty array."""
+    rows = np.zeros((max(len(table), 1), 4), np.uint64)
     if not len(table):
-        nobody = np.full((1, CANDIDATES_MAX), NO_POP, np.uint16)
-        return nobody, np.zeros((1, CANDIDATES_MAX), np.uint8), np.zeros(1, np.uint8)
-    return table.pop.copy(), table.share.copy(), table.plen.copy()
+        rows.view(np.uint16)[:, :CANDIDATES_MAX] = NO_POP
+        return rows
+    rows.view(np.uint16)[:, :CANDIDATES_MAX] = table.pop
+    rows.view(np.uint8)[:, SHARE_AT : SHARE_AT + CANDIDATES_MAX] = table.share
+    rows.view(np.uint8)[:, PLEN_AT] = table.plen
+    return rows
 
 
 def _chunks(net: Net, plen: NDArray[np.uint8], entry: Entries) -> Entries:
@@ -139,8 +153,8 @@ def save(index: Index, folder: Path) -> None:
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, array in index._asdict().items():
-        np.save(partial / f"{name}.npy", array)
+    for name in _FILES:
+        np.save(partial / f"{name}.npy", getattr(index, name))
     try:
         partial.rename(folder)
     except OSError:  # another worker was first, with the same bytes
@@ -154,7 +168,7 @@ def load(folder: Path) -> Index:
         TableError: the folder does not hold a whole index.
     """
     try:
-        return Index(*(_mapped(folder / f"{name}.npy") for name in Index._fields))
+        return _index(*(_mapped(folder / f"{name}.npy") for name in _FILES))
     except (OSError, ValueError) as error:
         raise TableError(f"{folder}: not a compiled index: {error}; delete it") from None
 

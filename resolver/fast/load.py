@@ -98,7 +98,7 @@ def routes_of(snapshot: Snapshot, ranked: Ranked, services: Services) -> tuple[R
         _addresses(pops, ttls, snapshot.fleet),
         np.array([groups.index(s.pops) for s in services.all] or [0], np.uint32),
         np.array([ttls.index(s.ttl_s) for s in services.all] or [0], np.uint32),
-        np.array([services.bits.get(s.name, 0.0) for s in services.all] or [0], np.float64),
+        np.array([round(services.bits.get(s.name, 0)) for s in services.all] or [0], np.uint64),
     )
     return routes, list(pops)
 

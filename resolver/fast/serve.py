@@ -62,7 +62,7 @@ from resolver.fast.book import (
 )
 from resolver.fast.client import Cookies, is_ipv6, judge_cookie, note_client, own_net
 from resolver.fast.count import Counts, count_answer
-from resolver.fast.index import NO_ROW, Index
+from resolver.fast.index import NO_ROW, PLEN_AT, Index
 from resolver.fast.kernel import inlined, kernel
 from resolver.fast.limit import HOLD, PASS, Limits, limit
 from resolver.fast.lookup import entry_v4_first, entry_v4_rest, entry_v6
@@ -129,7 +129,7 @@ class Routes(NamedTuple):
     """[services] which line of `standing`, halved."""
     ttl: NDArray[np.uint32]
     """[services] which line of `addresses`, halved."""
-    bits: NDArray[np.float64]
+    bits: Words
     """[services] traffic that one answer brings."""
 
 
@@ -247,7 +247,9 @@ def _count(
             source = min(source, query[ECS_SOURCE])
         row = query[ENTRY] >> uint64(8)
         length = (
-            uint64(0) if row == uint64(NO_ROW) else uint64(routes.table.plen[row]) & uint64(0x7F)
+            uint64(0)
+            if row == uint64(NO_ROW)
+            else uint64(routes.table.octet[row, PLEN_AT]) & uint64(0x7F)
         )
         bits = routes.bits[answer[SERVICE]]
         loop.pop[pop] += uint64(1)

@@ -12,7 +12,7 @@ from numba import uint64
 from numpy.typing import NDArray
 
 from popsteer.table import CANDIDATES_MAX, NO_POP, SHARE_WHOLE
-from resolver.fast.index import NO_ROW, Index
+from resolver.fast.index import NO_ROW, SHARE_AT, Index
 from resolver.fast.kernel import inlined
 from resolver.fast.words import U64
 from resolver.route import Fleet, Outlook
@@ -44,7 +44,7 @@ def _start(index: Index, row: U64, draw: U64) -> U64:
     """The candidate into whose share the draw falls."""
     left = (draw * uint64(SHARE_WHOLE)) >> uint64(_PART_BITS)
     for slot in range(uint64(CANDIDATES_MAX)):
-        share = uint64(index.share[row, slot])
+        share = uint64(index.octet[row, uint64(SHARE_AT) + uint64(slot)])
         if left < share:
             return uint64(slot)
         left -= share

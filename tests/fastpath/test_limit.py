@@ -56,7 +56,7 @@ def flood(counts: Any, first: Any, many: Any) -> Any:
     for i in range(many):
         net = (np.uint64(first) + np.uint64(i)) << np.uint64(40)
         source, none = np.uint64(32), np.uint64(0)
-        count_answer(counts, net, source, none, none, np.uint64(7), 2.0)
+        count_answer(counts, net, source, none, none, np.uint64(7), np.uint64(2))
 
 
 def test_demand_is_coarser_when_the_table_is_full_and_no_volume_is_lost() -> None:
