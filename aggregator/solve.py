@@ -56,6 +56,8 @@ class Problem:
     """[n, k], share of the demand that each candidate has now; a row of zeros is new."""
     move_share_max: float = 1.0
     """Share of all demand that may move for gain alone in this solution."""
+    warm_us: F64 | None = None
+    """[p], prices of the last solution, for policies that can begin from them."""
 
 
 @dataclass(frozen=True, slots=True)
