@@ -125,7 +125,12 @@ class FastPath:
                 return
             snapshot = self._wanted
             assert snapshot is not None
-            built = self._next(snapshot)
+            try:
+                built = self._next(snapshot)
+            except Exception:
+                # A fault of ours must not end this thread: the next snapshot may be built again.
+                logger().exception("compiled answer path not renewed; it answers as before")
+                continue
             if built is self._built:
                 continue
             self._enter(built)
