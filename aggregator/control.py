@@ -51,6 +51,8 @@ OFFSET_GAIN = 0.2
 OFFSET_GAIN_URGENT = 0.5
 OFFSET_MIN, OFFSET_MAX = -0.3, 1.0
 """Of the capacity."""
+FILL_BAND = 0.06
+"""Of the capacity: so far above its fill a POP evicts nobody; it still sheds nothing there."""
 CAPACITY_LEFT_MIN = 0.02
 """Share of its capacity that a POP is planned with at least."""
 LINK_BUSY = 0.5
@@ -274,12 +276,21 @@ class LoadLoop:
         )
         self.shed = shed
 
-    def plan_capacity_bps(self, capacity_bps: F64) -> F64:
-        """[p], what the table may fill: the target less what it cannot steer."""
+    def plan_capacity_bps(self, capacity_bps: F64, placed_bps: F64) -> F64:
+        """[p], what the table may fill: the target less what it cannot steer.
+
+        A POP that is fuller than that by no more than the dead band keeps what it has: demand
+        and offset are noisy, and evicting a prefix to take it back a minute later helps nobody.
+
+        Args:
+            capacity_bps: [p], as measured.
+            placed_bps: [p], what the table in force brings at today's demand; zero without one.
+        """
         finite = np.isfinite(capacity_bps)
         whole = np.where(finite, capacity_bps, 0.0)
         left = np.maximum(self._target * whole - self.offset_bps, CAPACITY_LEFT_MIN * whole)
-        return np.where(finite, left, np.inf)
+        held = (placed_bps > left) & (placed_bps <= left + FILL_BAND * whole)
+        return np.where(finite, np.where(held, placed_bps, left), np.inf)
 
 
 def _spare_share(excess: F64, spare: F64) -> float:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from aggregator import cycle, report
+from aggregator.compare import answers, load_bps
 from aggregator.control import Arbiter, Health, Load, LoadLoop, fleet_of, measured
 from aggregator.estimate import Estimates
 from aggregator.guard import Case, Verdict, judge
@@ -298,17 +299,21 @@ class Planner:
         assert self._load is not None
         in_force = self.publisher.in_force
         drained = self._orders.drained(now)
+        table = in_force.table if in_force else None
+        demand = self.known.demand_bps(self._load.load_bps)
+        net, plen = self.known.prefixes.net, self.known.prefixes.plen
+        placed = load_bps(answers(table, net, plen, self.fleet.pops), demand, len(self.fleet.pops))
         return cycle.Inputs(
             now_ms=now,
             fleet=self.fleet,
             prefixes=self.known.prefixes,
             estimates=estimates,
-            demand_bps=self.known.demand_bps(self._load.load_bps),
-            capacity_bps=self.loop.plan_capacity_bps(self._load.capacity_bps),
+            demand_bps=demand,
+            capacity_bps=self.loop.plan_capacity_bps(self._load.capacity_bps, placed),
             up=self.health.up,
             drained=np.array([pop in drained for pop in self.fleet.pops]),
             pins=pins,
-            in_force=in_force.table if in_force else None,
+            in_force=table,
             policy=self._policy,
             move_gain_us=self._plan.move_gain_ms * 1e3,
             warm_us=self._prices_us,

@@ -132,7 +132,7 @@ def test_the_offset_is_what_answers_do_not_explain() -> None:
     plant.run(300)
 
     assert plant.loop.offset_bps[0] == pytest.approx(30, abs=3)
-    room = plant.loop.plan_capacity_bps(FLEET.capacity_bps)
+    room = plant.loop.plan_capacity_bps(FLEET.capacity_bps, np.zeros(3))
     assert room[0] == pytest.approx(82 - 30, abs=3)
     assert room[1] == pytest.approx(82, abs=3)
 
@@ -150,11 +150,20 @@ def test_unknown_load_sheds_nothing() -> None:
 def test_unlimited_pops_are_planned_without_limit() -> None:
     loop = LoadLoop(FLEET, 0.82)
 
-    assert loop.plan_capacity_bps(np.array([np.inf, 10.0, 0.0])).tolist() == [
+    assert loop.plan_capacity_bps(np.array([np.inf, 10.0, 0.0]), np.zeros(3)).tolist() == [
         np.inf,
         pytest.approx(8.2),
         0.0,
     ]
+
+
+def test_a_pop_a_little_too_full_keeps_what_it_has() -> None:
+    loop = LoadLoop(FLEET, 0.82)
+
+    placed = np.array([81.0, 86.0, 95.0])
+    room = loop.plan_capacity_bps(FLEET.capacity_bps, placed)
+
+    assert room == pytest.approx([82.0, 86.0, 82.0])
 
 
 def tell(signals: Signals, second: int, **up: float) -> None:
