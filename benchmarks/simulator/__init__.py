@@ -1,0 +1,1 @@
+"""The closed-loop world: users, caches, queues and measurements around the production planner."""

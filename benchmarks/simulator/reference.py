@@ -1,0 +1,150 @@
+"""What was necessary and what was possible: an LP that knows the truth, once a minute.
+
+Prefixes of a metro with the same paths are one group, so the exact optimum is cheap. The optimum
+of each minute starts from that of the minute before and pays for moving, so what it moves is what
+had to move. No policy sees any of this.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.sparse import coo_matrix, csr_matrix, hstack, identity
+
+from benchmarks.simulator.caches import NO_POP, RANKS
+from benchmarks.simulator.setting import Setting
+from benchmarks.simulator.steering import Rows
+
+F64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+PERIOD_S = 60
+TARGET = 0.82
+"""Utilisation that the optimum fills to: as the planner does, so that both have the same room."""
+OVERFLOW_MS = 400.0
+"""Price of load beyond the target."""
+MOVE_MS = 2.0
+"""Price of moving: the gain below which nothing has to move."""
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """The optimum of one minute."""
+
+    share: F64
+    """[g, k], of each group's demand at its measured POPs."""
+    price_ms: F64
+    """[p + links], what a little more capacity would save, per demand."""
+    moved: float
+    """Share of all demand that had to move since the minute before."""
+    mean_ms: float
+    """Demand-weighted RTT."""
+    overflow: float
+    """Share of demand beyond the target that no assignment avoids."""
+
+
+@dataclass
+class Reference:
+    """Owns the optima of a setting, minute by minute; they are computed when first asked for."""
+
+    setting: Setting
+    minutes: list[Minute] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        setting = self.setting
+        factor = np.where(setting.path_pop >= 0, setting.path_factor, 1.0)
+        key = np.stack([setting.world.metro.astype(np.float64), factor])
+        _, first, group = np.unique(key, axis=1, return_index=True, return_inverse=True)
+        self.group: Ints = group.ravel()
+        self._first: Ints = first
+        self._pop = setting.measured[first]
+        self._link = setting.link[first[:, None], self._pop]
+
+    def at(self, t_s: float) -> Minute:
+        """The optimum in force at a time."""
+        while len(self.minutes) <= t_s // PERIOD_S:
+            self.minutes.append(self._solve(len(self.minutes) * PERIOD_S))
+        return self.minutes[int(t_s // PERIOD_S)]
+
+    def rows(self, t_s: float) -> Rows:
+        """The optimum as a table for all prefixes."""
+        share = self.at(t_s).share
+        order = np.argsort(-share, axis=1, kind="stable")[:, :RANKS]
+        pad = ((0, 0), (0, RANKS - order.shape[1]))
+        pop = np.pad(np.take_along_axis(self._pop, order, 1), pad, constant_values=NO_POP)
+        best = np.pad(np.take_along_axis(share, order, 1), pad)
+        best /= best.sum(axis=1, keepdims=True)
+        every = np.arange(len(self.setting.capacity_bps))
+        return Rows(pop[self.group], best[self.group], every)
+
+    def excess_ms(self, t_s: float) -> F64:
+        """[n, p], how much dearer than its cheapest each POP is for a prefix, prices included."""
+        minute, setting = self.at(t_s), self.setting
+        p = len(setting.capacity_bps)
+        price = minute.price_ms[:p] + minute.price_ms[p:][setting.link]
+        worth = setting.rtt_ms(t_s) + price
+        worth[:, ~setting.alive(t_s)] = np.inf
+        excess: F64 = worth - worth.min(axis=1, keepdims=True)
+        return excess
+
+    def _solve(self, t_s: float) -> Minute:
+        setting = self.setting
+        g, k = self._pop.shape
+        p, links = len(setting.capacity_bps), len(setting.link_bps)
+        demand = np.bincount(self.group, setting.demand_bps(t_s), g)
+        whole = demand.sum()
+        alive = setting.alive(t_s)
+        rtt = setting.rtt_ms(t_s)[self._first[:, None], self._pop]
+        rtt = np.where(alive[self._pop], rtt, OVERFLOW_MS + rtt)
+        before = self.minutes[-1].share if self.minutes else np.zeros((g, k))
+        room = np.concatenate([setting.capacity_bps * alive, setting.link_bps])
+        room = TARGET * room - np.concatenate([setting.foreign_bps(t_s), np.zeros(links)])
+        cost = np.concatenate([rtt.ravel(), rtt.ravel() + MOVE_MS, np.full(p + links, OVERFLOW_MS)])
+        stays = before * demand[:, None] / whole
+        most = np.concatenate([stays.ravel(), np.full(g * k + p + links, np.inf)])
+        found = linprog(
+            cost,
+            A_ub=self._uses(),
+            b_ub=np.maximum(room, 0.0) / whole,
+            A_eq=self._covers(),
+            b_eq=demand / whole,
+            bounds=np.stack([np.zeros(len(most)), most], axis=1),
+            method="highs",
+        )
+        assert found.success, found.message
+        placed = (found.x[: g * k] + found.x[g * k : 2 * g * k]).reshape(g, k)
+        # A group without demand keeps its cheapest POP.
+        share = np.where(
+            demand[:, None] > 0,
+            placed * whole / np.maximum(demand, 1e-9)[:, None],
+            np.arange(k) == rtt.argmin(axis=1)[:, None],
+        )
+        moved = float(found.x[g * k : 2 * g * k].sum()) if self.minutes else 0.0
+        return Minute(
+            share,
+            -np.asarray(found.ineqlin.marginals),
+            moved,
+            float((placed * rtt).sum()),
+            float(found.x[2 * g * k :].sum()),
+        )
+
+    def _covers(self) -> csr_matrix:
+        """Each group's demand is placed: once over the cells that stay, once over those moved."""
+        g, k = self._pop.shape
+        cell = coo_matrix((np.ones(g * k), (np.repeat(np.arange(g), k), np.arange(g * k))))
+        none = csr_matrix((g, self._resources()))
+        return hstack([cell, cell, none]).tocsr()
+
+    def _uses(self) -> csr_matrix:
+        """What each cell takes of its POP and its link, less what overflows."""
+        g, k = self._pop.shape
+        cells = np.arange(g * k)
+        p = len(self.setting.capacity_bps)
+        resource = np.concatenate([self._pop.ravel(), p + self._link.ravel()])
+        shape = (self._resources(), g * k)
+        use = coo_matrix((np.ones(2 * g * k), (resource, np.tile(cells, 2))), shape)
+        return hstack([use, use, -identity(self._resources())]).tocsr()
+
+    def _resources(self) -> int:
+        return len(self.setting.capacity_bps) + len(self.setting.link_bps)
