@@ -88,6 +88,11 @@ class Reference:
         excess: F64 = worth - worth.min(axis=1, keepdims=True)
         return excess
 
+    def moved_per_min(self, start_s: int, end_s: int) -> float:
+        """Share of all demand that had to move in a minute, mean over a stretch of time."""
+        self.at(end_s - 1)
+        return float(np.mean([m.moved for m in self.minutes[start_s // PERIOD_S :]]))
+
     def _solve(self, t_s: float) -> Minute:
         setting = self.setting
         g, k = self._pop.shape

@@ -1,0 +1,180 @@
+"""`popsteer bench policies`: all steering policies in the same closed-loop worlds.
+
+The grid is headroom by TTL; the middle of it (headroom 1.4, TTL 20 s) runs for two virtual hours,
+and there the default policy must keep the bounds of the shower test: it stays calm, also when all
+delays are tripled, while naive feedback oscillates. A missed bound is exit code 1.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.simulator.bench import (
+    DEFAULT,
+    OSCILLATION_MAX,
+    SHOWER,
+    SPEED_MIN,
+    Bound,
+    Cell,
+    Run,
+    all_policies,
+    delayed,
+    run_policies,
+    shower_bounds,
+    stability_bounds,
+    with_ttl,
+)
+from benchmarks.simulator.options import SHORT, Options, Timeline
+
+HEADROOMS = (1.15, 1.4, 2.0)
+TTLS_S = (20, 60, 300)
+DELAY_FACTOR = 3
+FILE_WIDTH = 200
+"""Columns, where the output is no terminal: the tables are wide."""
+QUICK_POPS, QUICK_PREFIXES, QUICK_CACHES = 40, 1_200, 2_500
+
+COLUMNS = (
+    ("mean", "mean_ms", "{:.1f}"),
+    ("p50", "p50_ms", "{:.1f}"),
+    ("p95", "p95_ms", "{:.0f}"),
+    ("p99", "p99_ms", "{:.0f}"),
+    ("better", "improved_share", "{:.1%}"),
+    ("worse", "worsened_share", "{:.1%}"),
+    ("over min", "overload_min", "{:.1f}"),
+    ("over", "overload_share", "{:.3%}"),
+    ("moved/min", "moved_share_per_min", "{:.2%}"),
+    ("needed", "necessary_share_per_min", "{:.2%}"),
+    ("flips/h", "flips_per_prefix_h", "{:.2f}"),
+    ("osc", "oscillation", "{:.4f}"),
+    ("calm", "oscillation_calm", "{:.4f}"),
+    ("misrouted", "misrouted_share", "{:.2%}"),
+    ("flash s", "recovery_flash_s", "{:.0f}"),
+    ("fail s", "recovery_fail_s", "{:.0f}"),
+)
+
+
+def run(
+    json_path: Path | None = None,
+    plots_dir: Path | None = None,
+    quick: bool = False,
+    world: Path | None = None,
+    seed: int = 1,
+    pops: int = 100,
+    prefixes: int = 3_500,
+    caches: int = 7_000,
+    fail_s: int | None = None,
+) -> int:
+    """Run all policies; print a table and the bounds, write JSON and pictures.
+
+    Args:
+        json_path: File for the figures.
+        plots_dir: Folder for pictures (SVG and PNG); needs matplotlib.
+        quick: A small world, the middle of the grid alone: about a minute.
+        world: A world file; without one, a world is generated from the seed.
+        seed: Of everything random.
+        pops: POPs of the world.
+        prefixes: Client prefixes.
+        caches: Resolver caches, at least one for each prefix.
+        fail_s: When the POP fails, in seconds of virtual time.
+
+    Returns:
+        The exit code: 1 when a bound is missed.
+    """
+    screen = Console()
+    if not screen.is_terminal:
+        screen = Console(width=FILE_WIDTH)
+    options = Options(seed=seed, pops=pops, prefixes=prefixes, caches=caches)
+    if quick:
+        options = replace(
+            options,
+            timeline=SHORT,
+            pops=QUICK_POPS,
+            prefixes=QUICK_PREFIXES,
+            caches=QUICK_CACHES,
+        )
+    options = replace(options, timeline=_failing_at(options.timeline, fail_s))
+    middle = with_ttl(Cell("", options), options.headroom, options.ttl_s)
+    runs = list(run_policies(middle, all_policies(), world, screen.print))
+    runs += run_policies(delayed(middle, DELAY_FACTOR), [DEFAULT], world, screen.print)
+    if not quick:
+        for cell in _grid(middle):
+            runs += run_policies(cell, all_policies(), world, screen.print)
+    bounds = _bounds(runs, middle, quick)
+    _show(screen, runs, bounds)
+    if plots_dir is not None:
+        from benchmarks.simulator.plots import draw
+
+        for file in draw([one for one in runs if one.cell == middle], plots_dir):
+            screen.print(f"wrote {file}")
+    key_figures = {bound.name: round(bound.value, 5) for bound in bounds}
+    if json_path is not None:
+        json_path.write_text(json.dumps(_facts(runs, bounds, seed), indent=1) + "\n")
+    missed = [bound.name for bound in bounds if not bound.good]
+    if missed:
+        screen.out(f"seed {seed} misses: {'; '.join(missed)}", highlight=False)
+    screen.out(json.dumps(key_figures), highlight=False)
+    return 1 if missed else 0
+
+
+def _grid(middle: Cell) -> list[Cell]:
+    """The other cells; shorter, for the middle one is where time is worth most."""
+    short = Cell("", replace(middle.options, timeline=SHORT))
+    cells = [with_ttl(short, headroom, ttl_s) for headroom in HEADROOMS for ttl_s in TTLS_S]
+    return [cell for cell in cells if cell.name != middle.name]
+
+
+def _failing_at(line: Timeline, fail_s: int | None) -> Timeline:
+    if fail_s is None:
+        return line
+    length = line.fail.end_s - line.fail.start_s
+    return replace(line, fail=replace(line.fail, start_s=fail_s, end_s=fail_s + length))
+
+
+def _bounds(runs: Sequence[Run], middle: Cell, quick: bool) -> list[Bound]:
+    here = {one.policy: one for one in runs if one.cell == middle}
+    late = next(one for one in runs if one.cell.name.endswith(f"x{DELAY_FACTOR}"))
+    bounds = shower_bounds(here[DEFAULT]) + stability_bounds(late)
+    naive = here[SHOWER].score.oscillation
+    bounds.append(Bound(f"{SHOWER}: oscillates", naive, OSCILLATION_MAX, at_least=True))
+    if not quick:
+        speed = here[DEFAULT].score.speed_world
+        bounds.append(Bound("virtual over CPU time, world alone", speed, SPEED_MIN, at_least=True))
+    return bounds
+
+
+def _show(screen: Console, runs: Sequence[Run], bounds: Sequence[Bound]) -> None:
+    for cell in dict.fromkeys(one.cell for one in runs):
+        table = Table("policy", *(title for title, _, _ in COLUMNS), title=cell.name)
+        for one in runs:
+            if one.cell == cell:
+                facts = one.score.facts()
+                table.add_row(one.policy, *(shape.format(facts[key]) for _, key, shape in COLUMNS))
+        screen.print(table)
+    judged = Table("figure", "measured", "bound", "")
+    for bound in bounds:
+        sign = "≥" if bound.at_least else "≤"
+        word = "ok" if bound.good else "MISSED"
+        judged.add_row(bound.name, f"{bound.value:.4g}", f"{sign} {bound.bound:.4g}", word)
+    screen.print(judged)
+
+
+def _facts(runs: Sequence[Run], bounds: Sequence[Bound], seed: int) -> dict[str, object]:
+    return {
+        "seed": seed,
+        "runs": [
+            {
+                "cell": one.cell.name,
+                "policy": one.policy,
+                "refused": list(one.refused),
+                **one.score.facts(),
+            }
+            for one in runs
+        ],
+        "bounds": [
+            {"name": b.name, "value": b.value, "bound": b.bound, "good": b.good} for b in bounds
+        ],
+    }

@@ -1,0 +1,126 @@
+"""Many runs: every policy in the same worlds, and the bounds that the default one must keep."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aggregator.policy import POLICIES
+from benchmarks.simulator.baselines import BASELINES
+from benchmarks.simulator.options import Options
+from benchmarks.simulator.reference import Reference
+from benchmarks.simulator.score import Score, Trace, score
+from benchmarks.simulator.setting import Setting, make_setting
+from benchmarks.simulator.simulation import Simulation
+from benchmarks.simulator.steering import Production, Steering
+
+DEFAULT = "optimum"
+SHOWER = "naive-feedback"
+UNCHECKED = {"static"}
+"""Baselines whose DNS nodes do not look at the POPs."""
+
+RECOVERY_FLASH_S = 60
+RECOVERY_FAIL_S = 90
+OSCILLATION_MAX = 0.015
+MOVED_FACTOR_MAX = 2.0
+MISROUTED_MAX = 0.007
+SPEED_MIN = 500.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One world in which all policies run."""
+
+    name: str
+    options: Options
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One policy in one cell."""
+
+    cell: Cell
+    policy: str
+    score: Score
+    trace: Trace
+    refused: tuple[str, ...]
+    """What the guard said of tables that it refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A figure and what it must not exceed, or must at least be."""
+
+    name: str
+    value: float
+    bound: float
+    at_least: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether the bound is kept."""
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
+
+
+def steering_of(setting: Setting, policy: str) -> Steering:
+    """A baseline by its name, or the production planner with one of its policies."""
+    if policy in BASELINES:
+        return BASELINES[policy](setting)
+    return Production(setting, policy)
+
+
+def run_policies(
+    cell: Cell, policies: Sequence[str], world: Path | None, said: Callable[[str], None]
+) -> Iterator[Run]:
+    """All policies in one world, against the same reference."""
+    said(f"{cell.name}: the optimum of every minute …")
+    setting = make_setting(cell.options, world)
+    reference = Reference(setting)
+    line = cell.options.timeline
+    necessary = reference.moved_per_min(line.warm_s, line.end_s)
+    for policy in policies:
+        said(f"{cell.name}: {policy} …")
+        steering = steering_of(setting, policy)
+        trace = Simulation(setting, steering, reference, policy not in UNCHECKED).run()
+        figures = score(trace, line, necessary, (RECOVERY_FLASH_S, RECOVERY_FAIL_S))
+        refused = tuple(steering.refused) if isinstance(steering, Production) else ()
+        yield Run(cell, policy, figures, trace, refused)
+
+
+def all_policies() -> list[str]:
+    """Baselines first, then what production offers; one name for each function."""
+    names = {policy: name for name, (_, policy) in reversed(POLICIES.items())}
+    return [*BASELINES, *(name for name in POLICIES if name in names.values())]
+
+
+def delayed(cell: Cell, factor: int) -> Cell:
+    """The same world, but everything is measured and published later."""
+    return Cell(f"{cell.name}, delay x{factor}", cell.options.delayed(factor))
+
+
+def with_ttl(cell: Cell, headroom: float, ttl_s: int) -> Cell:
+    """The same world with other capacities and another TTL."""
+    options = replace(cell.options, headroom=headroom, ttl_s=ttl_s)
+    return Cell(f"headroom {headroom:g}, TTL {ttl_s} s", options)
+
+
+def stability_bounds(run: Run) -> list[Bound]:
+    """No sustained oscillation."""
+    name, figures = f"{run.policy} ({run.cell.name})", run.score
+    return [
+        Bound(f"{name}: oscillation", figures.oscillation, OSCILLATION_MAX),
+        Bound(f"{name}: oscillation in the calm", figures.oscillation_calm, OSCILLATION_MAX),
+    ]
+
+
+def shower_bounds(run: Run) -> list[Bound]:
+    """All that the shower test asks of a policy."""
+    name, figures = f"{run.policy} ({run.cell.name})", run.score
+    allowed = MOVED_FACTOR_MAX * figures.necessary_share_per_min
+    return [
+        *stability_bounds(run),
+        Bound(f"{name}: demand moved a minute", figures.moved_share_per_min, allowed),
+        Bound(f"{name}: misrouted", figures.misrouted_share, MISROUTED_MAX),
+        Bound(f"{name}: overload without violators, min", figures.overload_fresh_min, 0.0),
+        Bound(f"{name}: recovery from the flash, s", figures.recovery_flash_s, RECOVERY_FLASH_S),
+        Bound(f"{name}: recovery from the failure, s", figures.recovery_fail_s, RECOVERY_FAIL_S),
+    ]
