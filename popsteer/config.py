@@ -91,16 +91,32 @@ class Service(Section, frozen=True, kw_only=True):
 class Health(Section, frozen=True, kw_only=True):
     """`[health]`: active checks of POP addresses by each DNS node; absent means none."""
 
-    method: Literal["tcp", "http"] = "tcp"
+    method: Literal["tcp", "http", "https", "file", "command"] = "tcp"
     port: Port = 443
     path: str = "/"
-    """For http: any status below 400 is up."""
+    """For http and https: what is asked for."""
+    host: str = ""
+    """For http and https: the Host header; for https also the name that the certificate must be
+    valid for. Empty sends the address and believes any certificate."""
+    status: tuple[Annotated[int, msgspec.Meta(ge=100, le=599)], ...] = ()
+    """For http and https: what is up; empty is any below 400."""
+    body: str = ""
+    """For http and https: text that the body must contain."""
+    file: str = ""
+    """For file: its first word is `up`, or the POP is down; `{pop}` and `{address}` are put in."""
+    command: tuple[str, ...] = ()
+    """For command: program and arguments, exit code 0 is up; `{pop}`, `{address}` are put in."""
     interval_s: Positive = 1.0
     timeout_s: Positive = 1.0
     down_after: Count = 2
     up_after: Count = 3
     panic_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    """When more than this share of POPs looks down at once, the monitor is doubted: all stay in."""
+    """When more than this share of POPs, or all, look down at once, the monitor is doubted."""
+    all_down: Literal["all", "last_good", "fallback", "servfail"] = "all"
+    """What a node that doubts its monitor goes by: all POPs are up, those that were up before,
+    the fallback POP alone, or SERVFAIL so that resolvers ask another node."""
+    fallback: str = ""
+    """The POP of `all_down = "fallback"`."""
 
 
 class Aws(Section, frozen=True, kw_only=True):

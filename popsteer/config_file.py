@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from popsteer.config import Config, Pop, Section
+from popsteer.config import Config, Health, Pop, Section
 from popsteer.errors import ConfigError
 from popsteer.names import ID_RULE, dns_name, is_id
 
@@ -97,6 +97,8 @@ def _check(config: Config, path: Path) -> None:
         _check_ids(ids, "pop.id")
         for pop in config.pop:
             _check_pop(pop)
+        if config.health is not None:
+            _check_health(config.health, ids)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     for service in config.service:
@@ -134,6 +136,19 @@ def _check_pop(pop: Pop) -> None:
                     f"{where} {key} = {address!r}: write an IPv{key[-1]} address"
                 ) from None
     _check_ids([link.id for link in pop.link], f"{where} link.id")
+
+
+def _check_health(health: Health, ids: list[str]) -> None:
+    """Keys that need each other."""
+    if health.method == "file" and not health.file:
+        raise ConfigError('health.file is missing: method = "file" reads it')
+    if health.method == "command" and not health.command:
+        raise ConfigError('health.command is missing: method = "command" runs it')
+    if not health.path.startswith("/"):
+        raise ConfigError(f"health.path = {health.path!r}: write a path that starts with /")
+    if health.all_down == "fallback" and health.fallback not in ids:
+        known = ", ".join(ids) or "none"
+        raise ConfigError(f"health.fallback = {health.fallback!r}: write the id of a POP: {known}")
 
 
 def _check_ids(ids: list[str], key: str) -> None:

@@ -7,8 +7,7 @@ The rule that joins this with the planner's state, and the panic threshold, are 
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,14 +16,11 @@ import msgspec
 
 from popsteer.config import Config, Health
 from popsteer.telemetry import logger
+from resolver.checks import Target, checked
 from resolver.kept import keep, read_kept
 
 JITTER = 0.1
 """Checks of many nodes must not beat in step."""
-STATUS_LINE_BYTES_MAX = 1_024
-
-Check = Callable[[socket.socket, str, Health], Awaitable[bool]]
-"""What follows once the connection stands; the time-out is the caller's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +46,14 @@ class Prober:
     def __init__(
         self, config: Config, health: Health, kept: Path, rng: Random, changed: Callable[[], None]
     ) -> None:
-        self._health = health
+        file = str(config.path(health.file)) if health.file else ""
+        self._health = msgspec.structs.replace(health, file=file)
         self._kept = kept
         self._rng = rng
         self._changed = changed
-        self._targets = {p.id: (p.ipv4 + p.ipv6)[0] for p in config.pop if p.ipv4 or p.ipv6}
+        self._targets = [Target(p.id, (p.ipv4 + p.ipv6)[0]) for p in config.pop if p.ipv4 or p.ipv6]
         known = _last_known(kept)
-        self._beliefs = {pop: Belief(known.get(pop, True)) for pop in self._targets}
+        self._beliefs = {one.pop: Belief(known.get(one.pop, True)) for one in self._targets}
 
     @property
     def down(self) -> frozenset[str]:
@@ -66,14 +63,14 @@ class Prober:
     async def run(self) -> None:
         """Check until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for pop, address in self._targets.items():
-                tasks.create_task(self._watch(pop, address))
+            for target in self._targets:
+                tasks.create_task(self._watch(target))
 
-    async def _watch(self, pop: str, address: str) -> None:
+    async def _watch(self, target: Target) -> None:
         interval_s = self._health.interval_s
         await asyncio.sleep(self._rng.random() * interval_s)
         while True:
-            self._learn(pop, await checked(address, self._health))
+            self._learn(target.pop, await checked(target, self._health))
             await asyncio.sleep(interval_s * (1 + JITTER * (2 * self._rng.random() - 1)))
 
     def _learn(self, pop: str, passed: bool) -> None:
@@ -93,40 +90,3 @@ def _last_known(path: Path) -> Mapping[str, bool]:
         return msgspec.json.decode(read_kept(path) or b"{}", type=dict[str, bool])
     except msgspec.DecodeError:
         return {}
-
-
-async def checked(address: str, health: Health) -> bool:
-    """Whether one check of an address passes within the time-out."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as connection:
-        connection.setblocking(False)
-        try:
-            async with asyncio.timeout(health.timeout_s):
-                loop = asyncio.get_running_loop()
-                await loop.sock_connect(connection, (address, health.port))
-                return await _METHODS[health.method](connection, address, health)
-        except (OSError, TimeoutError):
-            return False
-
-
-async def _tcp(_connection: socket.socket, _address: str, _health: Health) -> bool:
-    return True
-
-
-async def _http(connection: socket.socket, address: str, health: Health) -> bool:
-    """Any status below 400 (RFC 9110 §15)."""
-    loop = asyncio.get_running_loop()
-    host = f"[{address}]" if ":" in address else address
-    request = f"GET {health.path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
-    await loop.sock_sendall(connection, request.encode())
-    head = b""
-    while b"\r\n" not in head and len(head) < STATUS_LINE_BYTES_MAX:
-        part = await loop.sock_recv(connection, STATUS_LINE_BYTES_MAX)
-        if not part:
-            break
-        head += part
-    status = head.partition(b"\r\n")[0].split()
-    return len(status) > 1 and status[0].startswith(b"HTTP/") and b"100" <= status[1] < b"400"
-
-
-_METHODS: Mapping[str, Check] = {"tcp": _tcp, "http": _http}

@@ -23,7 +23,7 @@ from resolver.cookies import CookieSecret
 from resolver.counts import Counts
 from resolver.health import Prober
 from resolver.kept import keep, make_folder, read_kept
-from resolver.route import outlook_of
+from resolver.route import Outlook, outlook_of, under_policy
 from resolver.tables import Refusals, View, open_source
 from resolver.worker import Report, Update
 
@@ -52,6 +52,8 @@ class Node:
         self._once = OncePerKey()
         self._source = open_source(config, self._refusals)
         self._view = self._source.start()
+        self._good = Outlook()
+        """The last that was not doubted."""
         self._sent_table = False
         self._stamps = _stamps(config)
         self._prober = self._open_prober()
@@ -92,6 +94,10 @@ class Node:
             health.panic_share if health else 1.0,
             len(self._config.pop),
         )
+        if not outlook.doubted:
+            self._good = outlook
+        if health is not None:
+            outlook = under_policy(outlook, health, self._config.pop_ids(), self._good)
         return Update(outlook, self._view.rung(now_ms()), self._view.table)
 
     def tell(self) -> None:

@@ -150,6 +150,10 @@ def _data(
 ) -> None:
     """What the node has of the type; NODATA with the SOA where it has none (RFC 2308 §2.2)."""
     before = len(made.answer)
+    hinted = qtype in {HTTPS, SVCB} and qtype in node.rrsets
+    if node.service is not None and node.service.halted and (hinted or qtype in {A, AAAA, ANY}):
+        made.rcode = Rcode.SERVFAIL
+        return
     if node.service is not None and qtype in {A, AAAA, ANY}:
         _steered(made, node.service, name, qtype, resolver.steer)
     if qtype == ANY:
@@ -163,7 +167,7 @@ def _data(
         if qtype in {HTTPS, SVCB}:
             own = _hinted(made, own, node, resolver)
         made.answer.append(own)
-    if len(made.answer) == before:
+    if len(made.answer) == before and made.rcode is Rcode.NOERROR:
         made.authority.append(zone.negative_soa())
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from ipaddress import ip_address
 
-from popsteer.config import Config, Service
+from popsteer.config import Config, Health, Service
 from popsteer.names import Prefix, dns_name
 from popsteer.state import State
 from popsteer.table import NO_POP, NO_RTT, SHARE_WHOLE, Table
@@ -65,6 +65,8 @@ class Steered:
     ttl_s: int
     pops: tuple[str, ...]
     """The POPs that may serve it, in the order of the configuration."""
+    halted: bool = False
+    """It answers SERVFAIL; see `Outlook.halted`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,10 @@ class Outlook:
     drained: frozenset[str] = frozenset()
     shed: Mapping[str, float] = field(default_factory=dict)
     """Share of a POP's answers that go on to the next candidate, 0 to 1."""
+    doubted: bool = False
+    """So much looks down that no source is believed."""
+    halted: bool = False
+    """Steered names answer SERVFAIL, so that resolvers ask another node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,26 +156,42 @@ def outlook_of(
     """Join this node's checks with the planner's state.
 
     Own checks rule; a fresh state can take a POP down too. A source that calls more than
-    `panic_share` of `pops` down is doubted and says nothing, and so are both together. A drain
+    `panic_share` of `pops`, or all, down is doubted and says nothing, and so are both together.
+    The outlook is doubted where own checks are and no other source speaks in their place. A drain
     is an order, not a measurement: it holds though the state has expired.
     """
     fresh = state is not None and now_ms < state.expires_ms
     known = state.pops if state else {}
     reported = frozenset(p for p, one in known.items() if not one.up) if fresh else frozenset()
-    down = _unless_panic(checked_down, panic_share, pops)
-    reported = _unless_panic(reported, panic_share, pops)
-    if len(down | reported) > panic_share * pops:
-        down = reported = frozenset()
+    nobody: frozenset[str] = frozenset()
+    own_doubted, their_doubted = (_panic(d, panic_share, pops) for d in (checked_down, reported))
+    doubted = own_doubted and (their_doubted or not fresh)
+    down = nobody if own_doubted else checked_down
+    reported = nobody if their_doubted else reported
+    if _panic(down | reported, panic_share, pops):
+        down, reported, doubted = nobody, nobody, True
     return Outlook(
         down,
         reported,
         frozenset(p for p, one in known.items() if one.drained),
         {p: one.shed for p, one in known.items() if one.shed > 0} if fresh else {},
+        doubted,
     )
 
 
-def _unless_panic(down: frozenset[str], panic_share: float, pops: int) -> frozenset[str]:
-    return frozenset() if len(down) > panic_share * pops else down
+def _panic(down: frozenset[str], panic_share: float, pops: int) -> bool:
+    return len(down) > panic_share * pops or 0 < pops <= len(down)
+
+
+def under_policy(outlook: Outlook, health: Health, pops: Sequence[str], good: Outlook) -> Outlook:
+    """What a doubted outlook becomes under `health.all_down`; `good` is the last undoubted one."""
+    if not outlook.doubted or health.all_down == "all":
+        return outlook
+    if health.all_down == "last_good":
+        return replace(outlook, down=good.down, reported_down=good.reported_down)
+    if health.all_down == "fallback":
+        return replace(outlook, down=frozenset(pops) - {health.fallback})
+    return replace(outlook, halted=True)
 
 
 def decide(

@@ -29,6 +29,7 @@ from resolver.snapshot import Options, Rung, Snapshot
 from resolver.sockets import Bound
 from resolver.tcp import TcpListener
 from resolver.udp import UdpListener
+from resolver.zone import Zones
 from resolver.zonefile import load_zones
 
 Tell = Callable[["Report"], None]
@@ -73,7 +74,8 @@ class Worker:
         self._reading = asyncio.Lock()
         """One reload at a time: the last to start is the last to end."""
         self._reloads: set[asyncio.Task[None]] = set()
-        self.snapshot = Snapshot(load_zones(config), _fleet(config), _options(config, secret))
+        self._zones = load_zones(config)
+        self.snapshot = Snapshot(self._zones, _fleet(config), _options(config, secret))
         self._udp = [UdpListener(one.udp, self._respond_udp) for one in sockets]
         self._fast = FastPath(
             self._udp,
@@ -104,6 +106,8 @@ class Worker:
 
     def update(self, update: Update) -> None:
         """Take over what the node knows."""
+        if update.outlook.halted != self.snapshot.outlook.halted:
+            self._enter_zones(self._zones, update.outlook)
         self.snapshot = replace(
             self.snapshot,
             outlook=update.outlook,
@@ -124,9 +128,13 @@ class Worker:
             except ConfigError as error:
                 logger().error("zones not reloaded; the old ones serve on", reason=str(error))
                 return
-            self.snapshot = replace(self.snapshot, zones=zones)
+            self._enter_zones(zones, self.snapshot.outlook)
             self._fast.offer(self.snapshot)
             logger().info("zones reloaded", zones=len(zones.by_origin))
+
+    def _enter_zones(self, zones: Zones, outlook: Outlook) -> None:
+        self._zones = zones
+        self.snapshot = replace(self.snapshot, zones=zones.halted() if outlook.halted else zones)
 
     def report(self, with_demand: bool) -> Report:
         """What was counted since the last report."""

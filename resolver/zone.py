@@ -5,7 +5,7 @@ any other: they exist, they have TTL and type, only their A and AAAA come from t
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import MappingProxyType
 
@@ -164,3 +164,18 @@ class Zones:
         zone = self.enclosing(key, A)
         node = zone.nodes.get(key) if zone else None
         return node.service if node else None
+
+    def halted(self) -> "Zones":
+        """The same, but steered names answer SERVFAIL."""
+        return Zones(
+            MappingProxyType({origin: _halted(zone) for origin, zone in self.by_origin.items()})
+        )
+
+
+def _halted(zone: Zone) -> Zone:
+    services = {
+        key: replace(node, service=replace(node.service, halted=True))
+        for key, node in zone.nodes.items()
+        if node.service is not None
+    }
+    return replace(zone, nodes=MappingProxyType({**zone.nodes, **services}))

@@ -204,7 +204,9 @@ def test_mutated_queries_get_the_same_bytes(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("change", ["no table", "all down", "drained", "no ecs", "no cookies"])
+@pytest.mark.parametrize(
+    "change", ["no table", "all down", "drained", "halted", "no ecs", "no cookies"]
+)
 def test_other_settings_get_the_same_bytes(
     snapshot: Snapshot, open_bench: OpenBench, now_s: int, change: str
 ) -> None:
@@ -215,6 +217,7 @@ def test_other_settings_get_the_same_bytes(
         "drained": replace(
             snapshot, outlook=Outlook(drained=everyone - {"p3"}, down=frozenset({"p3"}))
         ),
+        "halted": replace(snapshot, zones=snapshot.zones.halted()),
         "no ecs": replace(snapshot, options=replace(snapshot.options, ecs=False, nsid=b"")),
         "no cookies": replace(snapshot, options=replace(snapshot.options, secret=None)),
     }[change]

@@ -377,3 +377,14 @@ def test_any_bytes_get_a_sound_answer_or_silence(ask: Ask, data: bytes, tcp: boo
     assert answer.wire[2] & 0x80
     if answer.wire[-4:-2] != b"\0\x11":  # dnspython refuses to read what TSIG signs
         dns.message.from_wire(answer.wire)
+
+
+def test_a_halted_service_is_servfail_and_the_rest_of_the_zone_is_not(
+    ask: Ask, snapshot: Snapshot
+) -> None:
+    halted = replace(snapshot, zones=snapshot.zones.halted())
+    for rtype in ("A", "AAAA", "ANY"):
+        said = told(ask(query("www.cdn.example.", rtype), on=halted))
+        assert (said.rcode(), said.answer, said.authority) == (dns.rcode.SERVFAIL, [], [])
+    assert told(ask(query("www.cdn.example.", "TXT"), on=halted)).rcode() == dns.rcode.NOERROR
+    assert told(ask(query("cdn.example.", "NS"), on=halted)).answer

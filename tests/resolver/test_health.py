@@ -2,19 +2,27 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import msgspec
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from popsteer.config import Config, Health, Pop
-from resolver.health import Belief, Prober, checked
+from resolver.checks import Target, checked
+from resolver.health import Belief, Prober
 
 FAST = Health(port=1, interval_s=0.02, timeout_s=0.2, down_after=2, up_after=3)
 DEADLINE_S = 10
+HERE = Target("fra1", "127.0.0.1")
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -80,8 +88,8 @@ def test_a_belief_turns_only_after_enough_checks_in_a_row() -> None:
 async def test_tcp_passes_on_a_listener_and_fails_on_a_refusal(
     open_port: int, closed_port: int
 ) -> None:
-    assert await checked("127.0.0.1", health(open_port))
-    assert not await checked("127.0.0.1", health(closed_port))
+    assert await checked(HERE, health(open_port))
+    assert not await checked(HERE, health(closed_port))
 
 
 @pytest.mark.parametrize(
@@ -100,11 +108,11 @@ async def test_tcp_passes_on_a_listener_and_fails_on_a_refusal(
 async def test_http_passes_on_a_status_below_400(reply: bytes, passed: bool) -> None:
     server = await listener(reply)
     async with server:
-        assert await checked("127.0.0.1", health(port_of(server), method="http")) is passed
+        assert await checked(HERE, health(port_of(server), method="http")) is passed
 
 
 async def test_a_silent_server_fails_http_by_the_time_out(open_port: int) -> None:
-    assert not await checked("127.0.0.1", health(open_port, method="http"))
+    assert not await checked(HERE, health(open_port, method="http"))
 
 
 async def test_a_pop_goes_down_and_comes_back_and_a_restart_remembers(
@@ -132,3 +140,101 @@ def test_a_torn_memory_is_no_memory(tmp_path: Path) -> None:
     kept.write_bytes(b'{"fra1": fal')
     config = Config(pop=(Pop(id="fra1", ipv4=("127.0.0.1",)),))
     assert Prober(config, FAST, kept, Random(1), lambda: None).down == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("changes", "passed"),
+    [
+        ({"status": (204, 503)}, True),
+        ({"status": (200,)}, False),
+        ({"status": (503,), "body": "all is well"}, True),
+        ({"status": (503,), "body": "nothing is"}, False),
+    ],
+)
+async def test_http_can_ask_for_a_status_and_a_text(changes: dict[str, Any], passed: bool) -> None:
+    chunks = b"4\r\nall \r\n7\r\nis well\r\n0\r\n\r\n"
+    head = b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with await listener(head + chunks) as server:
+        wanted = health(port_of(server), method="http", **changes)
+        assert await checked(HERE, wanted) is passed
+
+
+async def test_http_names_the_host_and_asks_for_the_path() -> None:
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        asked = health(port_of(server), method="http", host="cdn.example", path="/up%2Fnow?a=b")
+        assert await checked(HERE, asked)
+    assert heads[0].startswith(b"GET /up%2Fnow?a=b HTTP/1.1\r\n")
+    assert b"Host: cdn.example\r\n" in heads[0]
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Key and certificate of cdn.example, signed by itself, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cdn.example")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("cdn.example")]), False)
+        .add_extension(x509.BasicConstraints(True, None), True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    path = tmp_path / "cdn.pem"
+    plain = serialization.NoEncryption()
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    path.write_bytes(private + made.public_bytes(pem))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("host", "passed"), [("", True), ("cdn.example", True), ("other.example", False)]
+)
+async def test_https_checks_the_certificate_of_a_named_host(
+    certificate: Path, host: str, passed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        asked = health(port_of(server), method="https", host=host, timeout_s=5)
+        assert await checked(HERE, asked) is passed
+
+
+@pytest.mark.parametrize(
+    ("text", "passed"), [("up\n", True), ("UP since", True), ("down", False), ("", False)]
+)
+async def test_a_file_says_up_by_its_first_word(tmp_path: Path, text: str, passed: bool) -> None:
+    (tmp_path / "fra1.health").write_text(text)
+    asked = health(1, method="file", file=str(tmp_path / "{pop}.health"))
+    assert await checked(HERE, asked) is passed
+    assert not await checked(Target("nyc1", "127.0.0.1"), asked)
+
+
+@pytest.mark.parametrize(
+    ("command", "passed"),
+    [
+        (("test", "{pop} at {address}", "=", "fra1 at 127.0.0.1"), True),
+        (("false",), False),
+        (("/nowhere/there-is-no-such-program",), False),
+        (("sleep", "60"), False),
+    ],
+)
+async def test_a_command_says_up_by_its_exit_code(command: tuple[str, ...], passed: bool) -> None:
+    asked = health(1, method="command", command=command, timeout_s=0.5)
+    assert await checked(HERE, asked) is passed

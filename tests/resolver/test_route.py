@@ -3,11 +3,13 @@
 from collections import Counter
 from random import Random
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from popsteer.config import Health
 from popsteer.names import Prefix, prefix_arrays
 from popsteer.state import PopState, State
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, Table, TableMeta, build
@@ -21,6 +23,7 @@ from resolver.route import (
     Tier,
     decide,
     outlook_of,
+    under_policy,
 )
 
 POPS = tuple("abcdef")
@@ -246,3 +249,41 @@ def test_a_source_that_calls_too_many_down_is_doubted() -> None:
     assert (both.down, both.reported_down) == (frozenset(), frozenset())
     half = outlook_of(frozenset("bcd"), None, 0, 0.5, 6)
     assert half.down == frozenset("bcd")
+
+
+@pytest.mark.parametrize(
+    ("checked", "said", "doubted"),
+    [
+        ("ab", None, False),
+        ("abcd", None, True),
+        ("abcd", state(100, a=PopState(up=False)), False),
+        ("abcd", state(0, a=PopState(up=False)), True),
+        ("abcd", state(100, **{pop: PopState(up=False) for pop in "abcd"}), True),
+        ("ab", state(100, **{pop: PopState(up=False) for pop in "cd"}), True),
+        ("", state(100, **{pop: PopState(up=False) for pop in POPS}), False),
+    ],
+)
+def test_the_outlook_is_doubted_when_nobody_is_left_to_believe(
+    checked: str, said: State | None, doubted: bool
+) -> None:
+    assert outlook_of(frozenset(checked), said, 1, 0.5, len(POPS)).doubted is doubted
+
+
+def test_all_down_is_doubted_at_any_panic_share() -> None:
+    assert outlook_of(frozenset(POPS), None, 0, 1.0, len(POPS)) == Outlook(doubted=True)
+    assert len(outlook_of(frozenset(POPS[1:]), None, 0, 1.0, len(POPS)).down) == 5
+
+
+def test_the_policy_says_what_a_doubted_outlook_becomes() -> None:
+    doubted, good = Outlook(doubted=True), Outlook(down=frozenset("a"))
+
+    def under(**keys: str) -> Outlook:
+        health = msgspec.convert(keys, Health)
+        return under_policy(doubted, health, POPS, good)
+
+    assert under(all_down="all") == doubted
+    assert under(all_down="last_good").down == {"a"}
+    assert under(all_down="servfail").halted
+    fallback = under(all_down="fallback", fallback="e")
+    assert shares_of(table_of({"198.51.100.0/24": [("b", 255)]}), fallback, 50) == {"e": 1.0}
+    assert under_policy(good, Health(all_down="servfail"), POPS, good) is good
