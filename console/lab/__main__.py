@@ -34,11 +34,9 @@ class Lab:
         self._load_bps = np.zeros(len(self._world.pops))
         self._factor = np.ones(len(self._world.net))
         service = config.service[0]
-        self._ttl_s = service.ttl_s
-        caches = caches_of(self._world, self._ttl_s, np.random.default_rng(SEED))
-        caches.due_s += asyncio.get_running_loop().time()
         self._clients = Clients(
-            caches,
+            caches_of(self._world, np.random.default_rng(SEED)),
+            service.ttl_s,
             [query(service.name, prefix) for prefix in self._world.prefixes()],
             {pop.ipv4[0]: self._index[pop.id] for pop in config.pop},
         )

@@ -21,6 +21,8 @@ CACHES_PER_PREFIX = 3
 """On average; every prefix has at least one."""
 ANSWER_TIMEOUT_S = 2.0
 RETRY_S = 1.0
+GAP_S = 1.0
+"""Mean time from the end of a TTL to the next user; it also keeps caches from asking in step."""
 QUERIES_PER_TICK_MAX = 100
 NO_ANSWER = -1
 ECS_OPTION = 8
@@ -36,6 +38,7 @@ class Caches:
     """[n], caches of each prefix."""
     due_s: NDArray[np.float64]
     """[c], when each asks next."""
+    rng: np.random.Generator
     pop: NDArray[np.int64] = field(init=False)
     """[c], where each sends its users; NO_ANSWER before the first answer."""
 
@@ -48,10 +51,15 @@ class Caches:
         self.due_s[due] = now_s + ANSWER_TIMEOUT_S + RETRY_S
         return due
 
+    def spread(self, now_s: float, over_s: float) -> None:
+        """Have all ask once within a time, none together: users arrive one by one."""
+        self.due_s = now_s + self.rng.uniform(0, over_s, len(self.prefix))
+
     def answered(self, cache: int, pop: int, ttl_s: float, now_s: float) -> None:
-        """Keep an answer for its TTL; without users' demand nothing would be asked again."""
+        """Keep an answer for its TTL, and ask again when the next user comes after that."""
         self.pop[cache] = pop
-        self.due_s[cache] = now_s + max(ttl_s, RETRY_S)
+        gap_s = self.rng.exponential(GAP_S)
+        self.due_s[cache] = now_s + max(ttl_s, RETRY_S) + gap_s
 
     def load_bps(self, demand_bps: NDArray[np.float64], pops: int) -> NDArray[np.float64]:
         """[pops], the load that the answers now held bring to each POP."""
@@ -60,13 +68,13 @@ class Caches:
         return np.bincount(self.pop[held], each, pops).astype(np.float64)
 
 
-def caches_of(world: World, ttl_s: float, rng: np.random.Generator) -> Caches:
-    """The caches of a world; their first questions are spread over one TTL."""
+def caches_of(world: World, rng: np.random.Generator) -> Caches:
+    """The caches of a world, none of which has asked yet."""
     weight = world.demand_bps.mean(axis=0)[world.metro] * world.share
     wanted = CACHES_PER_PREFIX * len(weight)
     per_prefix = np.maximum(1, np.round(weight / weight.sum() * wanted)).astype(np.int64)
     prefix = np.repeat(np.arange(len(weight)), per_prefix)
-    return Caches(prefix, per_prefix, rng.uniform(0, ttl_s, len(prefix)))
+    return Caches(prefix, per_prefix, np.zeros(len(prefix)), rng)
 
 
 def query(name: str, prefix: Prefix) -> bytes:
@@ -92,8 +100,11 @@ def ecs_scope(record: DNSRecord) -> int:
 class Clients(asyncio.DatagramProtocol):
     """Asks for every cache that is due, from one UDP socket."""
 
-    def __init__(self, caches: Caches, queries: list[bytes], pop_of: dict[str, int]) -> None:
+    def __init__(
+        self, caches: Caches, ttl_s: float, queries: list[bytes], pop_of: dict[str, int]
+    ) -> None:
         self.caches = caches
+        self._ttl_s = ttl_s
         self.asked = 0
         self.unanswered = 0
         self.steered = False
@@ -134,8 +145,8 @@ class Clients(asyncio.DatagramProtocol):
         except DNSError:
             return
         waiting = self._waiting.pop(record.header.id, None)
-        self.steered |= ecs_scope(record) > 0
         if not self.steered:
+            self._look_for_a_table(record)
             return
         addresses = [(str(rr.rdata), rr.ttl) for rr in record.rr if rr.rtype == QTYPE.A]
         if waiting is None or not addresses or addresses[0][0] not in self._pop_of:
@@ -143,6 +154,11 @@ class Clients(asyncio.DatagramProtocol):
         address, ttl_s = addresses[0]
         now_s = asyncio.get_running_loop().time()
         self.caches.answered(waiting[0], self._pop_of[address], ttl_s, now_s)
+
+    def _look_for_a_table(self, record: DNSRecord) -> None:
+        if ecs_scope(record) > 0:
+            self.steered = True
+            self.caches.spread(asyncio.get_running_loop().time(), self._ttl_s)
 
     def error_received(self, exc: Exception) -> None:
         """The server is away: the caches keep what they hold and ask again."""
