@@ -1,6 +1,8 @@
 """What a simulated world is like, and what happens in it when. Plain values, no behaviour."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+
+from popsteer.config import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,8 @@ class Options:
     path_factors: tuple[float, ...] = (1.6, 0.7)
     poison_share: float = 0.05
     poison_ms: float = 0.5
-    plan: dict[str, float] = field(default_factory=dict)
-    """Overrides of `[plan]` of the configuration."""
+    plan: Plan = Plan()
+    """Of the planner's configuration."""
 
     def delayed(self, factor: int) -> "Options":
         """The same with every measurement and every publication later."""

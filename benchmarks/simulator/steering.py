@@ -24,7 +24,6 @@ from benchmarks.simulator.caches import NO_POP, RANKS
 from benchmarks.simulator.measurement import T0_MS, Seen, SeenBulk
 from benchmarks.simulator.setting import Setting
 from popsteer.clock import SECOND_MS
-from popsteer.config import Plan
 from popsteer.table import Table, TableMeta
 
 F64 = NDArray[np.float64]
@@ -74,7 +73,7 @@ class Production:
 
     def __post_init__(self) -> None:
         setting = self.setting
-        self._plan = Plan(**setting.options.plan)  # type: ignore[arg-type]
+        self._plan = setting.options.plan
         self.fleet = setting.fleet()
         self.prefixes = Prefixes()
         self._row = self.prefixes.add(setting.world.net, setting.world.plen)
