@@ -35,7 +35,7 @@ class Lab:
         self._factor = np.ones(len(self._world.net))
         service = config.service[0]
         self._clients = Clients(
-            caches_of(self._world, np.random.default_rng(SEED)),
+            caches_of(self._world, _hour_utc(), np.random.default_rng(SEED)),
             service.ttl_s,
             [query(service.name, prefix) for prefix in self._world.prefixes()],
             {pop.ipv4[0]: self._index[pop.id] for pop in config.pop},
@@ -75,8 +75,7 @@ class Lab:
             await listeners.close()
 
     def _loads(self) -> NDArray[np.float64]:
-        now = dt.datetime.now(dt.UTC)
-        demand_bps = self._world.prefix_demand_bps(now.hour + now.minute / 60) * self._factor
+        demand_bps = self._world.prefix_demand_bps(_hour_utc()) * self._factor
         return self._clients.caches.load_bps(demand_bps, len(self._world.pops))
 
     def _demand_factor(self) -> NDArray[np.float64]:
@@ -86,6 +85,11 @@ class Lab:
             changed = Prefix.parse(text)
             factor[[i for i, prefix in enumerate(own) if changed.contains(prefix)]] *= times
         return factor
+
+
+def _hour_utc() -> float:
+    now = dt.datetime.now(dt.UTC)
+    return now.hour + now.minute / 60
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -68,9 +68,9 @@ class Caches:
         return np.bincount(self.pop[held], each, pops).astype(np.float64)
 
 
-def caches_of(world: World, rng: np.random.Generator) -> Caches:
-    """The caches of a world, none of which has asked yet."""
-    weight = world.demand_bps.mean(axis=0)[world.metro] * world.share
+def caches_of(world: World, hour_utc: float, rng: np.random.Generator) -> Caches:
+    """The caches that the demand of an hour calls for, none of which has asked yet."""
+    weight = world.prefix_demand_bps(hour_utc)
     wanted = CACHES_PER_PREFIX * len(weight)
     per_prefix = np.maximum(1, np.round(weight / weight.sum() * wanted)).astype(np.int64)
     prefix = np.repeat(np.arange(len(weight)), per_prefix)
