@@ -7,7 +7,7 @@ by a seal: magic, key id and Ed25519 signature over the SHA-256 of all before. A
 reads it; only a verified one is loaded in production.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -84,14 +84,16 @@ class Table:
     """[n, 8], 0.1 ms."""
     scope: NDArray[np.uint8]
     """[n], the ECS scope prefix-length of the answer."""
+    ipv4_rows: int = field(init=False, compare=False)
+    """Rows [0, ipv4_rows) are IPv4, the rest IPv6."""
+
+    def __post_init__(self) -> None:
+        # Worked out once: it reads a whole column, and every lookup needs it.
+        split = int(np.searchsorted(self.plen & np.uint8(IPV6_BIT), 1))
+        object.__setattr__(self, "ipv4_rows", split)
 
     def __len__(self) -> int:
         return len(self.net)
-
-    @property
-    def ipv4_rows(self) -> int:
-        """Rows [0, ipv4_rows) are IPv4, the rest IPv6."""
-        return int(np.searchsorted(self.plen & np.uint8(IPV6_BIT), 1))
 
     def find(self, prefix: Prefix) -> tuple[int, int]:
         """Row that covers the start of a prefix, or -1, and the ECS scope of that answer.

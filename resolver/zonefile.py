@@ -69,7 +69,7 @@ def read_zone(path: Path) -> tuple[Key, dict[Key, Node]]:
         raise ConfigError(f"dns.zones: {path}: {reason}") from None
     origin = _origin(text, path)
     zone = dns.zone.Zone(origin, relativize=False)
-    tokens = dns.tokenizer.Tokenizer(text, str(path))
+    tokens = _Tokens(text, str(path))
     with zone.writer(replacement=True) as txn:
         reader = _Reader(tokens, dns.rdataclass.IN, txn, allow_include=True)
         txn.check_put_rdataset(_refuse_second)
@@ -77,6 +77,8 @@ def read_zone(path: Path) -> tuple[Key, dict[Key, Node]]:
             reader.read()
         except (dns.exception.DNSException, ValueError, KeyError, OSError) as error:
             raise ConfigError(f"dns.zones: {reader.explain(error)}") from None
+        finally:
+            reader.close()
     return _checked(path, origin, _nodes(zone))
 
 
@@ -89,10 +91,40 @@ def _refuse_second(txn: Any, name: dns.name.Name, rdataset: Any) -> None:
             raise ValueError(f"{name} has more than one {kind}")
 
 
+class _Tokens(dns.tokenizer.Tokenizer):
+    """dnspython's; the file of an $INCLUDE is looked for beside the file that names it."""
+
+    _names_file = False
+
+    def get(self, want_leading: bool = False, want_comment: bool = False) -> dns.tokenizer.Token:
+        token = super().get(want_leading, want_comment)
+        if self._names_file and not token.is_eol_or_eof():
+            token.value = str(Path(self.filename).parent / token.value)
+        # Only the first word of a line is asked for with the blanks before it.
+        self._names_file = want_leading and token.value.upper() == "$INCLUDE"
+        return token
+
+
 class _Reader(dns.zonefile.Reader):
     """dnspython's reader; it knows where the record at hand began."""
 
     record_at: tuple[str, int] | None = None
+
+    @property
+    def tok(self) -> dns.tokenizer.Tokenizer:
+        """The words of the file that is read now."""
+        return self._tok
+
+    @tok.setter
+    def tok(self, tokens: dns.tokenizer.Tokenizer) -> None:
+        fresh = not isinstance(tokens, _Tokens)
+        self._tok = _Tokens(tokens.file, tokens.filename) if fresh else tokens
+
+    def close(self) -> None:
+        """Close included files that an error left open."""
+        for file in (self.current_file, *(state[3] for state in self.saved_state)):
+            if file is not None:
+                file.close()
 
     def _rr_line(self) -> None:
         self.record_at = self.tok.where()

@@ -124,3 +124,20 @@ def test_a_steered_name_may_be_a_wildcard_or_the_apex(
     found = zone.find((b"any", b"z", b"example"), A)
     assert found.node.service is not None
     assert found.node.service.name == "*.z.example."
+
+
+def test_an_included_file_stands_beside_the_one_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    write(tmp_path / "parts", "a A 192.0.2.7\n$INCLUDE more.zone\n", "hosts.zone")
+    write(tmp_path / "parts", "b A 192.0.2.8\n", "more.zone")
+    text = HEAD + "$INCLUDE parts/hosts.zone\nc TXT $INCLUDE parts/hosts.zone\n"
+    _, nodes = read_zone(write(tmp_path, text))
+    assert {(b"a", b"z", b"example"), (b"b", b"z", b"example")} <= nodes.keys()
+    words = nodes[b"c", b"z", b"example"].rrsets[TXT].rdatas[0].parts[0]
+    assert words == b"\x08$INCLUDE\x10parts/hosts.zone"
+
+
+def test_a_bad_line_of_an_included_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "a A nowhere\n", "hosts.zone")
+    with pytest.raises(ConfigError, match=r"hosts\.zone:1: 'a A nowhere'"):
+        read_zone(write(tmp_path, HEAD + "$INCLUDE hosts.zone\n"))
