@@ -136,6 +136,8 @@ class TableSource(Section, frozen=True, kw_only=True):
     path: str = ""
     """A local file instead of S3."""
     poll_s: Positive = 1.0
+    geography: str = ""
+    """MaxMind DB file with coordinates: what a node without any table goes by."""
 
 
 class Trust(Section, frozen=True, kw_only=True):

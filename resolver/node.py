@@ -8,22 +8,28 @@ import asyncio
 import contextlib
 import secrets
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
 from popsteer.clock import age_s, now_ms
 from popsteer.config import Config
-from popsteer.errors import StoreError
+from popsteer.errors import ConfigError, StoreError
 from popsteer.names import SourceId
+from popsteer.table import Table
 from popsteer.telemetry import OncePerKey, logger
+from resolver.aside import aside
 from resolver.cookies import CookieSecret
 from resolver.counts import Counts
+from resolver.geography import check_geography, geography_of
 from resolver.health import Prober
 from resolver.kept import keep, make_folder, read_kept
 from resolver.route import Outlook, outlook_of, under_policy
+from resolver.snapshot import Rung
 from resolver.tables import Refusals, View, open_source
 from resolver.worker import Report, Update
 
@@ -52,6 +58,10 @@ class Node:
         self._once = OncePerKey()
         self._source = open_source(config, self._refusals)
         self._view = self._source.start()
+        self._geography: Table | None = None
+        """Served until there is a table."""
+        if config.table.geography:
+            check_geography(config)
         self._good = Outlook()
         """The last that was not doubted."""
         self._sent_table = False
@@ -98,7 +108,12 @@ class Node:
             self._good = outlook
         if health is not None:
             outlook = under_policy(outlook, health, self._config.pop_ids(), self._good)
-        return Update(outlook, self._view.rung(now_ms()), self._view.table)
+        table = self._view.table or self._geography
+        return Update(outlook, self._rung(), table)
+
+    def _rung(self) -> Rung:
+        rung = self._view.rung(now_ms())
+        return Rung.GEOGRAPHY if rung is Rung.STATIC and self._geography is not None else rung
 
     def tell(self) -> None:
         """Tell the workers what changed; the table only when it did."""
@@ -127,7 +142,7 @@ class Node:
 
     def rung(self) -> str:
         """Where on the freshness ladder the node stands."""
-        return str(self._view.rung(now_ms()))
+        return str(self._rung())
 
     def take(self, report: Report) -> None:
         """Add a worker's counts, pass its demand on."""
@@ -142,6 +157,8 @@ class Node:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._poll())
             tasks.create_task(self._tick())
+            if self._config.table.geography and self._view.table is None:
+                tasks.create_task(self._locate())
             if self._prober is not None:
                 tasks.create_task(self._prober.run())
             if self.sink is not None:
@@ -150,7 +167,7 @@ class Node:
     async def _poll(self) -> None:
         while True:
             try:
-                view = await asyncio.to_thread(self._source.poll, self._view, now_ms())
+                view = await aside(partial(self._source.poll, self._view, now_ms()))
             except StoreError as error:
                 self._refusals.counts["away"] += 1
                 if self._once.first("away"):
@@ -159,10 +176,26 @@ class Node:
                 self._take_view(view)
             await asyncio.sleep(self._config.table.poll_s)
 
+    async def _locate(self) -> None:
+        """Make the table of geography, for as long as there is no other."""
+        stopped = threading.Event()
+        try:
+            table = await aside(partial(geography_of, self._config, stopped))
+        except ConfigError as error:
+            logger().error("geography cannot be used", reason=str(error))
+            return
+        finally:
+            stopped.set()
+        if table is not None and self._view.table is None:
+            self._geography, self._sent_table = table, False
+            logger().info("geography taken", networks=len(table))
+            self.tell()
+
     def _take_view(self, view: View) -> None:
         before, self._view = self._view, view
         if view.table is not before.table and view.table is not None:
             logger().info("table taken", generation=view.table.meta.generation)
+            self._geography = None
             self._sent_table = False
         if view.table is not before.table or view.state is not before.state:
             self.tell()

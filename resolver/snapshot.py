@@ -16,8 +16,10 @@ class Rung(StrEnum):
     """A table that the source confirmed a moment ago."""
     LAST_GOOD = "last_good"
     """The table on disk, or one whose source is away."""
+    GEOGRAPHY = "geography"
+    """No table: POPs by distance."""
     STATIC = "static"
-    """No table: the order of the configuration."""
+    """Neither: the order of the configuration."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What the resolver's tests share: zones, a configuration, a snapshot, ways to ask."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,14 @@ def ask(snapshot: Snapshot) -> Ask:
         return answer(query, Client(address, transport), on, draw, NOW_S)
 
     return asked
+
+
+@pytest.fixture(scope="session")
+def mmdb() -> Path:
+    """A MaxMind DB of cities, from the data that lives beside the project."""
+    named = os.environ.get("POPSTEER_SHARED_DATA")
+    folder = Path(named) if named else Path(__file__).parents[3] / "shared" / "data"
+    path = folder / "samples" / "mmdb" / "GeoLite2-City-Test.mmdb"
+    if not path.exists():
+        pytest.skip(f"no {path}; name the folder of the data in POPSTEER_SHARED_DATA")
+    return path

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from popsteer import samples
 from popsteer import state as pop_state
 from popsteer.aws import kinesis
 from popsteer.config import Aws, Config, Dns, Pop, Service, TableSource, Trust
+from popsteer.errors import ConfigError
 from popsteer.names import Prefix
 from popsteer.samples import DemandBatch
 from popsteer.signing import Signer
@@ -25,6 +27,7 @@ from resolver.answer import Client, Transport, answer
 from resolver.cookies import CookieSecret
 from resolver.node import Node, lane
 from resolver.snapshot import Rung
+from resolver.tables import View
 from resolver.worker import Worker
 
 DEADLINE_S = 30
@@ -151,3 +154,75 @@ async def test_tables_states_and_demand_through_aws(
             await asyncio.sleep(0.1)
     assert node.counts.pops == {"fra1": 3}
     assert node.rung() == "live"
+
+
+class Away:
+    """A source whose poll hangs until it is let go."""
+
+    def __init__(self) -> None:
+        self.hangs = threading.Event()
+        self.let_go = threading.Event()
+
+    def start(self) -> View:
+        """Nothing."""
+        return View()
+
+    def poll(self, view: View, now_ms: int) -> View:  # noqa: ARG002 -- the seam's form
+        """Hang."""
+        self.hangs.set()
+        assert self.let_go.wait(DEADLINE_S)
+        return view
+
+
+def test_a_node_stops_though_its_source_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = Away()
+    monkeypatch.setattr("resolver.node.open_source", lambda *_: away)
+
+    async def run_and_stop() -> None:
+        node = Node(Config(folder=str(tmp_path)), lambda _: None)
+        task = asyncio.create_task(node.run())
+        await until(away.hangs.is_set)
+        task.cancel()
+        await asyncio.wait([task])
+
+    began_s = time.monotonic()
+    asyncio.run(run_and_stop())
+    assert time.monotonic() - began_s < DEADLINE_S / 3
+    away.let_go.set()
+
+
+def geographic(tmp_path: Path, file: Path) -> Config:
+    return Config(
+        pop=(
+            Pop(id="nyc1", ipv4=("192.0.2.2",), location=(40.7, -74.0)),
+            Pop(id="lon1", ipv4=("192.0.2.1",), location=(51.5, -0.1)),
+        ),
+        service=(Service(name="www.z.example."),),
+        table=TableSource(geography=str(file)),
+        folder=str(tmp_path),
+    )
+
+
+async def test_a_node_without_a_table_goes_by_geography(tmp_path: Path, mmdb: Path) -> None:
+    config = geographic(tmp_path, mmdb)
+    worker = Worker(config, [], CookieSecret(b"x"), lane(config, 0))
+    node = Node(config, worker.update)
+    assert node.rung() == "static"
+    task = asyncio.create_task(node.run())
+    await until(lambda: worker.snapshot.rung is Rung.GEOGRAPHY)
+    task.cancel()
+    await asyncio.wait([task])
+    british = Client(bytes((2, 125, 160, 217)), Transport.UDP)
+    made = answer(QUERY, british, worker.snapshot, 0, 0)
+    assert made is not None
+    assert made.served is not None
+    assert (made.served.pop, node.rung()) == ("lon1", "geography")
+
+
+def test_a_geography_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "bad.mmdb").write_bytes(b"no database")
+    for name in ("bad.mmdb", "gone.mmdb"):
+        with pytest.raises(ConfigError, match=rf"table\.geography = .*{name}"):
+            Node(geographic(tmp_path, tmp_path / name), lambda _: None)
