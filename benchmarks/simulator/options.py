@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 from popsteer.config import Plan
 
+PLAN = Plan()
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -110,7 +112,7 @@ class Options:
     path_factors: tuple[float, ...] = (1.6, 0.7)
     poison_share: float = 0.05
     poison_ms: float = 0.5
-    plan: Plan = Plan()
+    plan: Plan = PLAN
     """Of the planner's configuration."""
 
     def delayed(self, factor: int) -> "Options":

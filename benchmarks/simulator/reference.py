@@ -13,7 +13,7 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_matrix, csr_matrix, hstack, identity
 
 from benchmarks.simulator.caches import NO_POP, RANKS
-from benchmarks.simulator.setting import Setting
+from benchmarks.simulator.setting import LINKS, Setting
 from benchmarks.simulator.steering import Rows
 
 F64 = NDArray[np.float64]
@@ -59,7 +59,7 @@ class Reference:
         self.group: Ints = group.ravel()
         self._first: Ints = first
         self._pop = setting.measured[first]
-        self._link = setting.link[first[:, None], self._pop]
+        self._link_part = self._link_parts()
 
     def at(self, t_s: float) -> Minute:
         """The optimum in force at a time."""
@@ -145,11 +145,25 @@ class Reference:
         """What each cell takes of its POP and its link, less what overflows."""
         g, k = self._pop.shape
         cells = np.arange(g * k)
-        p = len(self.setting.capacity_bps)
-        resource = np.concatenate([self._pop.ravel(), p + self._link.ravel()])
-        shape = (self._resources(), g * k)
-        use = coo_matrix((np.ones(2 * g * k), (resource, np.tile(cells, 2))), shape)
+        pop = self._pop.ravel()
+        links = [len(self.setting.capacity_bps) + LINKS * pop + b for b in range(LINKS)]
+        part = [np.ones(g * k), *(self._link_part[:, :, b].ravel() for b in range(LINKS))]
+        where = (np.concatenate([pop, *links]), np.tile(cells, 1 + LINKS))
+        use = coo_matrix((np.concatenate(part), where), (self._resources(), g * k))
         return hstack([use, use, -identity(self._resources())]).tocsr()
+
+    def _link_parts(self) -> F64:
+        """[g, k, LINKS], the part of a group's demand that reaches a POP through each link."""
+        setting = self.setting
+        demand = setting.demand_bps(0.0) + 1.0
+        pop = self._pop[self.group]
+        link = np.take_along_axis(setting.link, pop, 1) - LINKS * pop
+        part = np.zeros((*self._pop.shape, LINKS))
+        column = np.broadcast_to(np.arange(pop.shape[1]), pop.shape)
+        row = np.broadcast_to(self.group[:, None], pop.shape)
+        np.add.at(part, (row, column, link), np.broadcast_to(demand[:, None], pop.shape))
+        whole: F64 = part.sum(axis=2, keepdims=True)
+        return part / whole
 
     def _resources(self) -> int:
         return len(self.setting.capacity_bps) + len(self.setting.link_bps)

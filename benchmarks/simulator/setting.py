@@ -22,7 +22,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 LINKS = 2
-"""Of each POP; which one leads to a metro is a fact of routing, here a coin."""
+"""Of each POP; which one leads to a prefix is a fact of routing, here a coin."""
 RESIDUAL_MIN = -0.2
 """No path becomes shorter than this, relatively, by chance."""
 TOP_SHARE = 0.25
@@ -176,7 +176,7 @@ def _laid(options: Options, world: World) -> Setting:
         cache_part=part,
         ttl_s=_ttls(options, len(prefix), dice[1]),
         measured=np.sort(near[:, :k], axis=1),
-        link=dice[2].integers(0, LINKS, world.rtt_ms.shape)[world.metro] + LINKS * np.arange(p),
+        link=dice[2].integers(0, LINKS, (n, p)) + LINKS * np.arange(p),
         link_bps=np.repeat(world.capacity_bps * options.link_capacity_share, LINKS),
         flash=_region(options, world, demand, dice[6]),
         path_pop=np.where(changed, near[:, 0], -1),
