@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from popsteer.errors import ConfigError
-from popsteer.names import PopId, Subject, link_subject
+from popsteer.names import PopId, Prefix, Subject, link_subject
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -34,6 +34,8 @@ class Dns(Section, frozen=True, kw_only=True):
     cookies: bool = True
     rrl_per_s: NotNegative = 0
     """Responses a second to one client network; 0 is off."""
+    rrl_exempt: tuple[str, ...] = ()
+    """Prefixes of clients that are never limited."""
     minimal_any: bool = True
     ecs: bool = True
     node: str = ""
@@ -50,6 +52,18 @@ class Dns(Section, frozen=True, kw_only=True):
         """
         texts = (self.listen,) if isinstance(self.listen, str) else self.listen
         return [host_port(text, "dns.listen") for text in texts]
+
+    @property
+    def rrl_exempt_nets(self) -> list[Prefix]:
+        """`rrl_exempt`, read.
+
+        Raises:
+            ConfigError: not a prefix.
+        """
+        try:
+            return [Prefix.parse(text) for text in self.rrl_exempt]
+        except ConfigError as error:
+            raise ConfigError(f"dns.rrl_exempt: {error}") from None
 
 
 class Link(Section, frozen=True, kw_only=True):

@@ -113,7 +113,7 @@ def _check(config: Config, path: Path) -> None:
     if doubled := {n for n in names if names.count(n) > 1}:
         raise ConfigError(f"{path}: service {min(doubled)} stands twice; names are unique")
     try:
-        _ = config.dns.addresses
+        _ = config.dns.addresses, config.dns.rrl_exempt_nets
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 

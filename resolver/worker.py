@@ -23,6 +23,7 @@ from resolver.answer import Client, Transport, answer
 from resolver.cookies import CookieSecret
 from resolver.counts import Counts
 from resolver.demand import demand_of
+from resolver.fast.limit import limits
 from resolver.fast.path import FastPath
 from resolver.route import DRAW_BITS, Fleet, Outlook, fleet_of
 from resolver.snapshot import Options, Rung, Snapshot
@@ -80,7 +81,7 @@ class Worker:
         self._fast = FastPath(
             self._udp,
             self._demand.bits_of,
-            config.dns.rrl_per_s,
+            limits(config.dns.rrl_per_s, config.dns.rrl_exempt_nets),
             config.data_dir / "resolver" / "index",
         )
         self._tcp = TcpListener(self._respond_tcp, self._evicted)

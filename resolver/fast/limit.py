@@ -4,12 +4,14 @@ Networks are /24 and /56. What is over the rate is dropped, but every second one
 so that a real client behind a forged address comes back over TCP.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numba import float32, uint64
 from numpy.typing import NDArray
 
+from popsteer.names import Prefix
 from resolver.fast.kernel import inlined
 from resolver.fast.words import U64
 
@@ -30,6 +32,16 @@ class Limits(NamedTuple):
     slips: NDArray[np.uint8]
     rate: NDArray[np.float32]
     """[2] responses a second (0 is off) and burst."""
+    exempt: NDArray[np.uint64]
+    """[nets, 3] first and last address of a network that is never limited, and 1 for IPv6."""
+
+
+@inlined
+def _is_exempt(limits: Limits, net: U64, ipv6: U64) -> bool:
+    for i in range(limits.exempt.shape[0]):
+        if limits.exempt[i, 0] <= net <= limits.exempt[i, 1] and limits.exempt[i, 2] == ipv6:
+            return True
+    return False
 
 
 @inlined
@@ -49,16 +61,19 @@ def limit(limits: Limits, net: U64, ipv6: U64, response_class: U64, now_s: float
         limits.tokens[bucket] = filled - float32(1)
         return PASS
     limits.tokens[bucket] = filled
+    if _is_exempt(limits, net, ipv6):
+        return PASS
     limits.slips[bucket] ^= 1
     return SLIP if limits.slips[bucket] else HOLD
 
 
-def limits(rate_per_s: float) -> Limits:
-    """Full buckets."""
+def limits(rate_per_s: float, exempt: Sequence[Prefix] = ()) -> Limits:
+    """Full buckets, and the networks that they do not bind."""
     burst = max(rate_per_s * BURST_S, 1.0)
     return Limits(
         np.full(BUCKETS, burst, np.float32),
         np.zeros(BUCKETS, np.float32),
         np.zeros(BUCKETS, np.uint8),
         np.array([rate_per_s, burst], np.float32),
+        np.array([(p.net, p.last, p.is_ipv6) for p in exempt], np.uint64).reshape(-1, 3),
     )

@@ -24,7 +24,7 @@ from popsteer.telemetry import logger
 from resolver.cookies import ROTATION_S
 from resolver.fast import book as books
 from resolver.fast.engine import SocketLoop, Taken, World, is_warm, warm
-from resolver.fast.limit import limits
+from resolver.fast.limit import Limits
 from resolver.fast.load import Ranked, Services, ranked_of, routes_of, services_of, settings_of
 from resolver.snapshot import Snapshot
 from resolver.udp import UdpListener
@@ -50,7 +50,7 @@ class FastPath:
         self,
         listeners: Sequence[UdpListener],
         bits: Mapping[str, float],
-        rrl_per_s: float,
+        limited: Limits,
         folder: Path,
     ) -> None:
         """Take the sockets of some listeners over, later.
@@ -58,12 +58,12 @@ class FastPath:
         Args:
             listeners: Who answers on the sockets until then, and slow queries always.
             bits: Traffic that one answer brings, by service.
-            rrl_per_s: Responses a second to one client network; 0 is off.
+            limited: Buckets of the response rate.
             folder: Where compiled indexes of tables are kept for all workers.
         """
         self._listeners = listeners
         self._bits = bits
-        self._limits = limits(rrl_per_s)
+        self._limits = limited
         self._folder = folder
         self._loops: list[SocketLoop] = []
         self._wanted: Snapshot | None = None

@@ -14,6 +14,7 @@ import pytest
 
 from resolver.answer import Client, Transport, answer
 from resolver.fast.engine import SocketLoop, World, warm
+from resolver.fast.limit import limits
 from resolver.fast.path import FastPath
 from resolver.route import Outlook
 from resolver.snapshot import Snapshot
@@ -132,7 +133,7 @@ async def test_the_path_takes_over_from_the_slow_one(
     listener = UdpListener(server, respond)
     event_loop = asyncio.get_running_loop()
     listener.start(event_loop)
-    path = FastPath([listener], {}, 0.0, tmp_path / "index")
+    path = FastPath([listener], {}, limits(0.0), tmp_path / "index")
     path.offer(snapshot)
     path.start(event_loop)
 

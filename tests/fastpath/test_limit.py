@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from popsteer.names import Prefix
 from resolver.demand import ENTRIES_MAX
 from resolver.fast.count import Counts, count_answer, counts, take
 from resolver.fast.kernel import kernel
@@ -37,6 +38,15 @@ def test_a_network_over_its_rate_is_held_and_every_second_one_slips() -> None:
 
 def test_rate_zero_is_off() -> None:
     assert set(verdicts(limits(0.0), [1 << 32] * 1_000, 1.0)) == {PASS}
+
+
+def test_listed_networks_are_exempt_and_their_neighbours_are_not() -> None:
+    listed = [Prefix.parse("10.0.0.0/25"), Prefix.parse("2001:db8::/32")]
+    inside, outside = 0x0A00007F << 32, 0x0A000080 << 32
+    assert set(verdicts(limits(1.0, listed), [inside] * 50, 1.0)) == {PASS}
+    assert HOLD in verdicts(limits(1.0, listed), [outside] * 50, 1.0)
+    # The same number, but of the other family.
+    assert HOLD in verdicts(limits(1.0, listed), [0x20010DB8 << 32] * 50, 1.0)
 
 
 def test_truncated_reply_is_empty_and_valid_cookies_are_exempt(
