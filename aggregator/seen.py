@@ -6,7 +6,7 @@ behind live records. The idea is IPsec's anti-replay window (RFC 4303 section 3.
 place of bits, so that a source may jump ahead and still fill the hole later.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 GAPS_MAX = 64
@@ -22,12 +22,19 @@ class Mark:
     """Closed ranges, ascending, disjoint, all below `highest`."""
     arrival_ms: int = 0
     """When the newest record of the source arrived; idle sources are forgotten by it."""
+    newest_ms: int = -1
+    """The newest sample accepted; a source's own time does not go back. -1: none yet."""
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> "Mark":
         """The inverse of `dataclasses.asdict`, after JSON."""
         gaps = tuple((int(low), int(high)) for low, high in document["gaps"])
-        return cls(int(document["highest"]), gaps, int(document["arrival_ms"]))
+        return cls(
+            int(document["highest"]),
+            gaps,
+            int(document["arrival_ms"]),
+            int(document["newest_ms"]),
+        )
 
     def has(self, sequence: int) -> bool:
         """Whether this number was seen (or its gap is forgotten)."""
@@ -39,12 +46,16 @@ class Mark:
         """The mark after this number, which must not have been seen."""
         arrival_ms = max(arrival_ms, self.arrival_ms)
         if sequence == self.highest + 1:
-            return Mark(sequence, self.gaps, arrival_ms)
+            return Mark(sequence, self.gaps, arrival_ms, self.newest_ms)
         if sequence > self.highest:
             gaps = (*self.gaps, (self.highest + 1, sequence - 1))
-            return Mark(sequence, gaps[-GAPS_MAX:], arrival_ms)
+            return Mark(sequence, gaps[-GAPS_MAX:], arrival_ms, self.newest_ms)
         gaps = tuple(part for gap in self.gaps for part in _without(gap, sequence))
-        return Mark(self.highest, gaps[-GAPS_MAX:], arrival_ms)
+        return Mark(self.highest, gaps[-GAPS_MAX:], arrival_ms, self.newest_ms)
+
+    def told(self, newest_ms: int) -> "Mark":
+        """The mark after samples up to this time were accepted."""
+        return self if newest_ms <= self.newest_ms else replace(self, newest_ms=newest_ms)
 
     def union(self, other: "Mark") -> "Mark":
         """What either has seen: how a shard that two were merged into continues both."""
@@ -58,6 +69,7 @@ class Mark:
             max(self.highest, other.highest),
             tuple(sorted(unseen))[-GAPS_MAX:],
             max(self.arrival_ms, other.arrival_ms),
+            max(self.newest_ms, other.newest_ms),
         )
 
 

@@ -24,7 +24,10 @@ from popsteer.samples import Batch, Kind, decode, rows
 
 CLOCK_BEHIND_MS_MAX = HOUR_MS
 CLOCK_AHEAD_MS_MAX = 5 * MINUTE_MS
-"""Samples further from their arrival than these two come from a clock that is off."""
+"""Samples further from their arrival than these two come from a clock that is off, unless they
+continue where their source stood: then they waited on its disk while Kinesis was away."""
+CLOCK_BACK_MS_MAX = 5 * MINUTE_MS
+"""A source further behind its own last samples than this has set its clock back."""
 SAMPLES_MAX = 2_000_000
 """A cut closes at this many samples, which bounds memory. A shard within Kinesis's write limit
 (1 MB/s) stays below it."""
@@ -169,17 +172,19 @@ class ShardFold:
                 cut.duplicates += 1
                 return
             # A refused record is seen, too: its retry is a duplicate, not a second refusal.
-            self._marks[source] = mark.add(batch.header.sequence, record.arrival_ms)
-            self._check(batch, record.arrival_ms)
+            mark = mark.add(batch.header.sequence, record.arrival_ms)
+            self._marks[source] = mark
+            newest_ms = self._check(batch, record.arrival_ms, mark)
         except RecordError as error:
             cut.quarantined[error.reason] = cut.quarantined.get(error.reason, 0) + 1
             self.refusals.append(Refusal(error.reason, str(error), source))
             return
+        self._marks[source] = mark.told(newest_ms)
         cut.samples += rows(batch)
         cut.batches.append(batch)
 
-    def _check(self, batch: Batch, arrival_ms: int) -> None:
-        """What only this place knows: the stream, the POPs, when the record arrived."""
+    def _check(self, batch: Batch, arrival_ms: int, mark: Mark) -> int:
+        """What only this place knows: the stream, the POPs, the time; gives the newest sample's."""
         header = batch.header
         if batch.kind not in self._rules.kinds:
             raise RecordError("stream", f"{batch.kind} in {self._rules.stream}")
@@ -190,10 +195,8 @@ class ShardFold:
                 raise RecordError("pop", f"unknown: {unknown[0][:64]!r}")
             self._known = header.subjects
         newest_ms = header.t0_ms + (int(batch.dt_ms.max()) if rows(batch) else 0)
-        if header.t0_ms < arrival_ms - CLOCK_BEHIND_MS_MAX:
-            raise RecordError("clock", f"{arrival_ms - header.t0_ms} ms behind its arrival")
-        if newest_ms > arrival_ms + CLOCK_AHEAD_MS_MAX:
-            raise RecordError("clock", f"{newest_ms - arrival_ms} ms ahead of its arrival")
+        _check_clock(header.t0_ms, newest_ms, arrival_ms, mark)
+        return newest_ms
 
     def _close(self, cut: _Open) -> Cut:
         rules = self._rules
@@ -228,3 +231,14 @@ class ShardFold:
             newest = sorted(kept, key=lambda s: (kept[s].arrival_ms, s))[-MARKS_MAX:]
             kept = {s: kept[s] for s in newest}
         self._marks = kept
+
+
+def _check_clock(oldest_ms: int, newest_ms: int, arrival_ms: int, mark: Mark) -> None:
+    if newest_ms > arrival_ms + CLOCK_AHEAD_MS_MAX:
+        raise RecordError("clock", f"{newest_ms - arrival_ms} ms ahead of its arrival")
+    if oldest_ms >= arrival_ms - CLOCK_BEHIND_MS_MAX:
+        return
+    if mark.newest_ms < 0:
+        raise RecordError("clock", f"{arrival_ms - oldest_ms} ms behind its arrival")
+    if oldest_ms < mark.newest_ms - CLOCK_BACK_MS_MAX:
+        raise RecordError("clock", f"{mark.newest_ms - oldest_ms} ms behind its source's last")
