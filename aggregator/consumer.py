@@ -1,4 +1,4 @@
-"""The record processor of one shard, `python -m aggregator.consumer`.
+"""The record processor of one shard; `python -m aggregator.child` runs it.
 
 A child of the MultiLangDaemon. It decodes and folds (`aggregator.window`), writes the partials
 of each closed cut to S3, then checkpoints at the cut's last record, in this order. Any unexpected
@@ -252,7 +252,3 @@ def main() -> None:
     settings = consumer_settings.load()
     processor = ShardProcessor(settings, s3_store(settings.aws), kinesis_parents(settings))
     kcl.KCLProcess(processor).run()
-
-
-if __name__ == "__main__":
-    main()

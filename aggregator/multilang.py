@@ -39,7 +39,7 @@ def properties(config: Config, settings: ConsumerSettings, worker_id: str) -> st
     local = bool(aws.endpoint)
     keys: dict[str, object] = {
         # Split at blanks and found by the PATH, so no path may stand here.
-        "executableName": f"{Path(sys.executable).name} -m aggregator.consumer",
+        "executableName": f"{Path(sys.executable).name} -m aggregator.child",
         "streamName": settings.stream,
         "applicationName": application(config, settings.stream),
         "workerId": worker_id,

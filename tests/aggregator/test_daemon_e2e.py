@@ -190,7 +190,7 @@ def test_every_sample_counts_once_through_a_kill_in_mid_window(aggregator: Aggre
                 sender.send_malformed("fra1.rtt")
                 wait_for(aggregator.records, "nothing was written")
             if round_number == 40:
-                victims = aggregator.processes("aggregator.consumer")
+                victims = aggregator.processes("aggregator.child")
                 os.kill(victims[0], signal.SIGKILL)
             time.sleep(0.2)
         wait_for(lambda: aggregator.records() >= sender.records, "records are missing")
@@ -216,7 +216,7 @@ def test_every_sample_counts_once_through_a_kill_in_mid_window(aggregator: Aggre
 def test_a_killed_supervisor_leaves_no_process(aggregator: Aggregator) -> None:
     process = aggregator.start()
     try:
-        wait_for(lambda: len(aggregator.processes("aggregator.consumer")) >= 3, "no processors")
+        wait_for(lambda: len(aggregator.processes("aggregator.child")) >= 3, "no processors")
     finally:
         process.kill()
         process.wait()

@@ -89,7 +89,7 @@ def child(local_aws: Aws, stream: str, tmp_path: Path) -> Iterator[Child]:
     with (
         (tmp_path / "stderr").open("w") as stderr,
         subprocess.Popen(
-            [sys.executable, "-m", "aggregator.consumer"],
+            [sys.executable, "-m", "aggregator.child"],
             env={**os.environ, settings.VARIABLE: str(tmp_path / "consumer.json")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -183,3 +183,21 @@ def test_the_end_of_input_ends_it(child: Child) -> None:
     child.process.stdin.close()
 
     assert child.process.wait(20) == 0
+
+
+def test_a_child_whose_daemon_is_gone_ends_before_it_has_loaded() -> None:
+    """The daemon's end of stdin closes at once; no import is waited for."""
+    code = (
+        "import os, sys, time\n"
+        "from aggregator.child import watch\n"
+        "watch(0)\n"
+        "time.sleep(60)\n"  # stands for imports on a busy machine
+        "sys.exit(3)\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    child.stdin.write(b"unread")
+
+    child.stdin.close()
+
+    assert child.wait(30) == 0
