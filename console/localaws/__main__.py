@@ -140,18 +140,14 @@ def _provision(options: argparse.Namespace, endpoint: str, not_ours: tuple[int, 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     from console.localaws.identity import REGION
-    from console.localaws.provision import BULK_STREAM, URGENT_STREAM, provision
+    from console.localaws.provision import BULK_STREAM, URGENT_STREAM, provision, with_patience
     from popsteer import aws
     from popsteer.config import Aws
 
     own = Aws(region=REGION, endpoint=endpoint, bucket=options.bucket)
-    provision(
-        aws.kinesis(own),
-        aws.dynamodb(own),
-        aws.s3(own),
-        shard_counts={BULK_STREAM: options.bulk_shards, URGENT_STREAM: options.urgent_shards},
-        bucket=options.bucket,
-    )
+    counts = {BULK_STREAM: options.bulk_shards, URGENT_STREAM: options.urgent_shards}
+    clients = aws.kinesis(own), aws.dynamodb(own), aws.s3(own)
+    with_patience(lambda: provision(*clients, shard_counts=counts, bucket=options.bucket))
 
 
 def _settle_memory() -> None:

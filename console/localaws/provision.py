@@ -4,10 +4,11 @@ Works against any endpoint and may be repeated at will; nothing that exists is c
 does the same with Terraform (`infra/`).
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, HTTPClientError
 
 from console.localaws.leases import seed_leases
 
@@ -18,6 +19,26 @@ if TYPE_CHECKING:
 
 BULK_STREAM = "popsteer-bulk"
 URGENT_STREAM = "popsteer-urgent"
+
+PATIENCE_S = 120.0
+"""A busy machine may answer one call slower than a client waits; the whole is tried again."""
+PAUSE_S = 0.2
+
+
+def with_patience(make: Callable[[], None], patience_s: float = PATIENCE_S) -> None:
+    """Do what may be repeated, until the endpoint has answered all of it.
+
+    Raises:
+        botocore.exceptions.HTTPClientError: no answer for so long.
+    """
+    deadline_s = time.monotonic() + patience_s
+    while True:
+        try:
+            return make()
+        except HTTPClientError:
+            if time.monotonic() > deadline_s:
+                raise
+        time.sleep(PAUSE_S)
 
 
 def provision(

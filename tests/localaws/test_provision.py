@@ -2,8 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+import pytest
+from botocore.exceptions import ReadTimeoutError
+
 from console.localaws.leases import OWNER_INDEX, seed_leases
-from console.localaws.provision import BULK_STREAM, URGENT_STREAM, provision
+from console.localaws.provision import BULK_STREAM, URGENT_STREAM, provision, with_patience
 
 if TYPE_CHECKING:
     from tests.localaws.conftest import LocalAws
@@ -58,3 +61,24 @@ def test_leases_are_for_first_shards_only(shared: "LocalAws") -> None:
     assert [lease["leaseKey"]["S"] for lease in leases] == ["shardId-000000000000"]
     shared.kinesis.delete_stream(StreamName="resharded")
     shared.dynamodb.delete_table(TableName="application")
+
+
+def test_a_slow_answer_is_waited_for_again() -> None:
+    calls: list[int] = []
+
+    def slow_at_first() -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise ReadTimeoutError(endpoint_url="http://127.0.0.1")
+
+    with_patience(slow_at_first)
+
+    assert len(calls) == 3
+
+
+def test_patience_has_an_end() -> None:
+    def never() -> None:
+        raise ReadTimeoutError(endpoint_url="http://127.0.0.1")
+
+    with pytest.raises(ReadTimeoutError):
+        with_patience(never, patience_s=0.0)
