@@ -21,6 +21,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 FRESH_S = 90
 """RTT change at the source -> changed answer."""
+ROOM = 0.6
+"""A POP below this utilisation has room, whatever noise there is."""
+DRAWS = 3
 DOWN_S = 5
 """POP down -> no answer names it; it is the promise for p99."""
 
@@ -51,28 +54,36 @@ def held_by(asker: Asker, world: World, pop: str) -> list[Prefix]:
 
 
 def loads_bps(asker: Asker, world: World) -> tuple[list[str], NDArray[np.float64]]:
-    """Every prefix's answer, and the load that these answers bring to each POP."""
-    answers = [asker.ask(prefix) or "" for prefix in world.prefixes()]
-    index = [world.pops.index(pop) for pop in answers]
-    load = np.bincount(index, world.prefix_demand_bps(hour_utc()), len(world.pops))
-    return answers, load.astype(np.float64)
+    """Every prefix's answer, and the load that such answers bring to each POP.
+
+    Answers of split and shedding rows differ from draw to draw, so the load is a mean.
+    """
+    demand, load = world.prefix_demand_bps(hour_utc()), np.zeros(len(world.pops))
+    for _ in range(DRAWS):
+        answers = [asker.ask(prefix) or "" for prefix in world.prefixes()]
+        index = [world.pops.index(pop) for pop in answers]
+        load += np.bincount(index, demand, len(world.pops)) / DRAWS
+    return answers, load
 
 
-def check_nearest_with_capacity(world: World, asker: Asker, chosen: list[int]) -> None:
-    """No POP that is clearly nearer has room; known from the world file alone."""
+def sent_past_room(world: World, asker: Asker, chosen: list[int]) -> list[str]:
+    """Prefixes sent past a POP that is clearly nearer and has room, by the world file alone."""
     answers, load_bps = loads_bps(asker, world)
     used = load_bps / world.capacity_bps
+    found = []
     for i in chosen:
         rtt = world.rtt_ms[world.metro[i]]
         own = float(rtt[world.pops.index(answers[i])])
         nearer = np.flatnonzero(rtt < own - max(4.0, 0.1 * own))
-        empty = [(world.pops[p], round(float(used[p]), 2)) for p in nearer if used[p] < 0.6]
-        assert not empty, f"{world.prefixes()[i]} is sent to {answers[i]} although {empty}"
+        empty = [f"{world.pops[p]} {used[p]:.2f}" for p in nearer if used[p] < ROOM]
+        if empty:
+            found.append(f"{world.prefixes()[i]} is sent to {answers[i]} past {empty}")
+    return found
 
 
 def test_answers_name_the_nearest_pop_with_capacity(loop: Loop) -> None:
     world = loop.world
-    check_nearest_with_capacity(world, loop.asker(), list(range(0, len(world.net), 20)))
+    assert sent_past_room(world, loop.asker(), list(range(0, len(world.net), 20))) == []
 
 
 def test_an_answer_follows_a_change_of_rtt(loop: Loop) -> None:
@@ -187,7 +198,7 @@ def test_the_real_world_is_steered_to_the_nearest_pop_with_capacity(
         world = loop.world
         with np.load(world_file) as file:
             assert np.array_equal(world.rtt_ms, file["rtt_ms"].astype(np.float64))
-        steady = wait_until(lambda: loop.overview().table_generation >= 3, 120, 1)
-        assert steady < 120
-        chosen = np.random.default_rng(5).choice(len(world.net), 20, replace=False)
-        check_nearest_with_capacity(world, loop.asker(), chosen.tolist())
+        chosen = np.random.default_rng(5).choice(len(world.net), 20, replace=False).tolist()
+        asker = loop.asker()
+        # The first minute has the users' arrival in it, and its sheds.
+        assert wait_until(lambda: not sent_past_room(world, asker, chosen), 180, 5) < 180
