@@ -24,6 +24,7 @@ from popsteer.signing import Signer, Verifier
 from popsteer.state import State
 from popsteer.store import ObjectStore
 from popsteer.table import CURRENT_KEY, Pointer, Table, TableMeta
+from resolver.geography import with_stand_ins
 
 _TABLES = "tables/"
 _TRIES = 3
@@ -85,7 +86,7 @@ class Reader:
             if self._etags.get(str(path)) != stamp:
                 table = tables.decode(path.read_bytes())  # its owner is trusted, as by DNS nodes
                 self._etags[str(path)] = stamp
-                self.view = replace(self.view, table=table)
+                self.view = replace(self.view, table=with_stand_ins(table, self._config))
         except OSError as error:
             raise TableError(f"{path}: {error.strerror}") from None
 
@@ -95,6 +96,8 @@ class Reader:
         except PopsteerError:
             self._etags.pop(CURRENT_KEY)  # so that the next refresh tries again
             raise
+        # As DNS nodes have it, so that what is explained is what they answer.
+        table = with_stand_ins(table, self._config)
         self.view = replace(self.view, table=table, evidence=None)
 
     def _find_evidence(self) -> None:

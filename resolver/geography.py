@@ -1,12 +1,15 @@
-"""The geography rung: a table made of where networks are, for a node that has none yet.
+"""Geography: who serves a network for which nothing measured is left.
 
-Owns the ranking of POPs by distance from a MaxMind DB file (`[table] geography`). It is served by
-the same path as a measured table, and given up for good once there is one. It never asks anybody:
-the file is all it knows. A network without coordinates gets no row, so the static order answers.
+Owns the ranking of POPs by distance. A node that has no table yet makes one from a MaxMind DB file
+(`[table] geography`), served by the same path as a measured table and given up for good once there
+is one; a network without coordinates gets no row there, so the static order answers. In a measured
+table the POPs next to a row's best one stand in behind its candidates: where a prefix was last
+known to belong is where it is.
 """
 
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
@@ -21,6 +24,8 @@ from popsteer.names import IPV6_BIT
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, SHARE_WHOLE, Table, TableMeta, build
 
 POLICY = "geography"
+STAND_INS = 3
+"""POPs that geography adds to a row: enough to survive the loss of a region's measured ones."""
 NETWORK_BITS_MAX = 64
 """Of IPv6: a table knows no longer prefixes."""
 _PLACES_AT_ONCE = 4_096
@@ -102,6 +107,42 @@ def table_by_distance(
         share,
         np.full_like(pop, NO_RTT),
     )
+
+
+def with_stand_ins(table: Table, config: Config) -> Table:
+    """The table with up to `STAND_INS` more candidates in each row, without a share.
+
+    They are the POPs next to the row's first one, which has to have a location. About 0.3 s for a
+    million rows; nothing is done where no row has room.
+    """
+    places = {pop.id: pop.location for pop in config.pop if pop.location is not None}
+    numbers = [i for i, name in enumerate(table.pops) if name in places]
+    if len(numbers) < 2 or not len(table):
+        return table
+    near = np.full((len(table.pops), STAND_INS + CANDIDATES_MAX), NO_POP, np.uint16)
+    at = np.array([places[table.pops[i]] for i in numbers], np.float64)
+    order = np.argsort(distance_km(at[:, 0], at[:, 1], at[:, 0], at[:, 1]), axis=1, kind="stable")
+    closest = np.array(numbers, np.uint16)[order][:, : near.shape[1]]
+    near[numbers, : closest.shape[1]] = closest
+    return replace(table, pop=_filled(table.pop, near))
+
+
+def _filled(pop: NDArray[np.uint16], near: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Rows of `pop` with what `near` says of their first POP in the empty places."""
+    filled = pop.copy()
+    used = (pop != NO_POP).sum(axis=1)
+    end = np.minimum(used + STAND_INS, CANDIDATES_MAX)
+    rows = np.flatnonzero(used < end)
+    for rank in range(near.shape[1]):
+        wanted = near[pop[rows, 0], rank]
+        rows, wanted = rows[wanted != NO_POP], wanted[wanted != NO_POP]
+        new = ~(filled[rows] == wanted[:, None]).any(axis=1)
+        filled[rows[new], used[rows[new]]] = wanted[new]
+        used[rows[new]] += 1
+        rows = rows[used[rows] < end[rows]]
+        if not len(rows):
+            break
+    return filled
 
 
 def _net(network: Network) -> int:

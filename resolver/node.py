@@ -25,7 +25,7 @@ from popsteer.telemetry import OncePerKey, logger
 from resolver.aside import aside
 from resolver.cookies import CookieSecret
 from resolver.counts import Counts
-from resolver.geography import check_geography, geography_of
+from resolver.geography import check_geography, geography_of, with_stand_ins
 from resolver.health import Prober
 from resolver.kept import keep, make_folder, read_kept
 from resolver.route import Outlook, outlook_of, under_policy
@@ -57,7 +57,7 @@ class Node:
         self._refusals = Refusals()
         self._once = OncePerKey()
         self._source = open_source(config, self._refusals)
-        self._view = self._source.start()
+        self._view = self._stood_in(self._source.start(), None)
         self._geography: Table | None = None
         """Served until there is a table."""
         if config.table.geography:
@@ -167,7 +167,7 @@ class Node:
     async def _poll(self) -> None:
         while True:
             try:
-                view = await aside(partial(self._source.poll, self._view, now_ms()))
+                view = await aside(partial(self._look, self._view))
             except StoreError as error:
                 self._refusals.counts["away"] += 1
                 if self._once.first("away"):
@@ -175,6 +175,15 @@ class Node:
             else:
                 self._take_view(view)
             await asyncio.sleep(self._config.table.poll_s)
+
+    def _look(self, view: View) -> View:
+        return self._stood_in(self._source.poll(view, now_ms()), view.table)
+
+    def _stood_in(self, view: View, before: Table | None) -> View:
+        """A new table's rows get stand-ins by geography."""
+        if view.table is None or view.table is before:
+            return view
+        return replace(view, table=with_stand_ins(view.table, self._config))
 
     async def _locate(self) -> None:
         """Make the table of geography, for as long as there is no other."""
