@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from popsteer import samples
 from popsteer import state as pop_state
 from popsteer.aws import kinesis
-from popsteer.config import Aws, Config, Dns, Pop, Service, TableSource, Trust
+from popsteer.config import Aws, Config, Dns, Health, Pop, Service, TableSource, Trust
 from popsteer.errors import ConfigError
 from popsteer.names import Prefix
 from popsteer.samples import DemandBatch
@@ -28,6 +28,7 @@ from resolver.cookies import CookieSecret
 from resolver.node import Node, lane
 from resolver.snapshot import Rung
 from resolver.tables import View
+from resolver.wire import Rcode
 from resolver.worker import Worker
 
 DEADLINE_S = 30
@@ -226,3 +227,26 @@ def test_a_geography_that_is_none_is_refused_at_the_start(tmp_path: Path) -> Non
     for name in ("bad.mmdb", "gone.mmdb"):
         with pytest.raises(ConfigError, match=rf"table\.geography = .*{name}"):
             Node(geographic(tmp_path, tmp_path / name), lambda _: None)
+
+
+def test_a_node_that_doubts_its_checks_follows_its_policy_until_they_pass(tmp_path: Path) -> None:
+    config = Config(
+        pop=(Pop(id="fra1", ipv4=("127.0.0.1",)), Pop(id="nyc1", ipv4=("127.0.0.1",))),
+        service=(Service(name="www.z.example."),),
+        health=Health(all_down="servfail"),
+        folder=str(tmp_path),
+    )
+    kept = config.data_dir / "resolver" / "health.json"
+    worker = Worker(config, [], CookieSecret(b"x"), lane(config, 0))
+
+    def rcode_with(beliefs: dict[str, bool]) -> int:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_bytes(msgspec.json.encode(beliefs))
+        worker.update(Node(config, lambda _: None).update())
+        made = answer(QUERY, CLIENT, worker.snapshot, 0, 0)
+        assert made is not None
+        return made.rcode
+
+    assert rcode_with({"fra1": False, "nyc1": False}) == Rcode.SERVFAIL
+    assert rcode_with({"fra1": False, "nyc1": True}) == Rcode.NOERROR
+    assert steered_to(worker) == "nyc1"
