@@ -51,7 +51,7 @@ OFFSET_GAIN = 0.2
 OFFSET_GAIN_URGENT = 0.5
 OFFSET_MIN, OFFSET_MAX = -0.3, 1.0
 """Of the capacity."""
-FILL_BAND = 0.06
+FILL_BAND = 0.08
 """Of the capacity: so far above its fill a POP evicts nobody; it still sheds nothing there."""
 CAPACITY_LEFT_MIN = 0.02
 """Share of its capacity that a POP is planned with at least."""

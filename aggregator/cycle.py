@@ -116,7 +116,7 @@ def usable_pops(fleet: Fleet, up: Bools, drained: Bools) -> Bools:
 def _problem(inputs: Inputs, considered: Candidates, before: Answers) -> Problem:
     usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
     here = (considered.pop != NOWHERE) & usable[considered.pop] & _allowed(inputs, considered)
-    present = _present(considered, before)
+    present = _present(considered, fallen_over(before, usable))
     own = present > 0
     own_spread = np.where(own, considered.spread_us, 0.0).max(axis=1, initial=0.0)
     doubt = np.hypot(np.nan_to_num(considered.spread_us), own_spread[:, None])
@@ -143,6 +143,27 @@ def _allowed(inputs: Inputs, considered: Candidates) -> Bools:
             known = _inside(inputs, considered, prefix) & chosen.any(axis=1)
             allowed[known] = chosen[known]
     return allowed
+
+
+def fallen_over(said: Answers, usable: Bools) -> Answers:
+    """The answers as DNS nodes give them: shares of unusable POPs are with the next usable rank.
+
+    Whoever was moved by a failure is moved again only for a gain.
+    """
+    lost = (said.share > 0) & ~((said.pop >= 0) & usable[said.pop])
+    rows = np.flatnonzero(lost.any(axis=1))
+    if not len(rows):
+        return said
+    share, able = said.share.copy(), (said.pop[rows] >= 0) & usable[said.pop[rows]]
+    ranks = said.pop.shape[1]
+    for start in range(ranks):
+        left = np.where(lost[rows, start], share[rows, start], 0.0)
+        share[rows, start] -= left
+        for step in range(1, ranks):
+            rank = (start + step) % ranks
+            share[rows, rank] += np.where(able[:, rank], left, 0.0)
+            left = np.where(able[:, rank], 0.0, left)
+    return Answers(said.pop, share)
 
 
 def _present(considered: Candidates, before: Answers) -> F64:

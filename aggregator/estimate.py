@@ -6,7 +6,8 @@ weigh more. Three rules make the level robust and yet quick:
 - A median near the level moves it as an exponentially decayed mean.
 - A median far from it is only suspected. When the next window confirms the suspicion, the level
   jumps, by the smaller of the two changes. So one wild window moves nothing, and a real change is
-  followed in two.
+  followed in two. Good news is believed slowly: below all that was ever known a level falls by
+  a fifth with each confirmation, for a path that seems to become wonderful attracts everybody.
 - A lost probe is a censored observation: it took longer than was waited. Where most POPs lose
   the probes to a prefix at once, the target is silent and says nothing about any of them.
 
@@ -34,6 +35,8 @@ SIGMA_OF_MEAN_DEVIATION = 1.2533
 NINE_IN_TEN_SIGMAS = 1.645
 BUCKET_SHARE = 0.01
 """Relative error of the histograms."""
+FALL_SHARE = 0.8
+"""A jump ends at this share of the lowest level so far, if not above it."""
 SILENT_SHARE = 0.8
 """When this share of the pairs of a prefix lost their median, its target is silent."""
 
@@ -62,6 +65,8 @@ class _Columns:
     suspect_us: F64
     """A far median that awaits confirmation; NaN is none."""
     suspect_ms: NDArray[np.int64]
+    floor_us: F64
+    """The lowest level so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +137,7 @@ class Estimator:
 
     def _begin(self, at: NDArray[np.int64], seen_us: F64) -> None:
         pairs = self._pairs
-        pairs.level_us[at] = seen_us
+        pairs.level_us[at] = pairs.floor_us[at] = seen_us
         pairs.deviation_us[at] = PRIOR_DEVIATION_SHARE * seen_us + PRIOR_DEVIATION_US
         pairs.windows[at] = 1.0
 
@@ -145,12 +150,15 @@ class Estimator:
         pairs.deviation_us[at] = (known * pairs.deviation_us[at] + distance) / (known + 1)
         pairs.windows[at] = windows + 1
         pairs.suspect_us[at] = np.nan
+        pairs.floor_us[at] = np.minimum(pairs.floor_us[at], pairs.level_us[at])
 
     def _jump(self, at: NDArray[np.int64], seen_us: F64, suspect_us: F64) -> None:
         pairs = self._pairs
         level = pairs.level_us[at]
         nearer = np.where(np.abs(seen_us - level) < np.abs(suspect_us - level), seen_us, suspect_us)
+        nearer = np.maximum(nearer, FALL_SHARE * pairs.floor_us[at])
         pairs.level_us[at] = nearer
+        pairs.floor_us[at] = np.minimum(pairs.floor_us[at], nearer)
         prior = PRIOR_DEVIATION_SHARE * nearer + PRIOR_DEVIATION_US
         pairs.deviation_us[at] = np.maximum(prior, np.abs(seen_us - suspect_us) / 2)
         pairs.windows[at] = 2.0
@@ -244,4 +252,5 @@ def _empty(key: NDArray[np.int64]) -> _Columns:
         answered_ms=never.copy(),
         suspect_us=unknown.copy(),
         suspect_ms=never.copy(),
+        floor_us=unknown.copy(),
     )

@@ -34,8 +34,12 @@ class Reference:
         self._rated_bps = rated_bps
 
     def accept(self, estimates: Estimates, rated_bps: F64, pops: int) -> None:
-        """A table on these was published."""
-        self._key, self._rtt_us = estimates.key, estimates.rtt_us
+        """A table on these was published.
+
+        What was known gives way to a fall only slowly, or a patient lie would pass.
+        """
+        low_us = (1 - RELENT_SHARE) * self._at(estimates.key)
+        self._key, self._rtt_us = estimates.key, np.fmax(estimates.rtt_us, low_us)
         self._rated_bps = rated_bps
         self.pops = self.fresh_pops(estimates, pops)
 
@@ -54,6 +58,14 @@ class Reference:
         now: F64 = np.where(estimates.key[at] == self._key, estimates.rtt_us[at], np.nan)
         return now
 
+    def _at(self, key: NDArray[np.int64]) -> F64:
+        """The reference of these pairs; NaN where it has none."""
+        if not len(self._key):
+            return np.full(len(key), np.nan)
+        at = np.minimum(np.searchsorted(self._key, key), len(self._key) - 1)
+        known: F64 = np.where(self._key[at] == key, self._rtt_us[at], np.nan)
+        return known
+
     def rtt_ratio(self, outcome: Outcome, pops: int) -> F64:
         """[n], the estimate for the POP that attracts each prefix most over the reference.
 
@@ -61,14 +73,8 @@ class Reference:
         before the first prefix follows it.
         """
         pop = outcome.considered.pop[:, 0]
-        ratio = np.full(len(pop), np.nan)
-        if not len(self._key):
-            return ratio
         key = outcome.considered.row * pops + pop
-        at = np.minimum(np.searchsorted(self._key, key), len(self._key) - 1)
-        known = self._key[at] == key
-        now_us = outcome.considered.rtt_us[:, 0]
-        ratio[known] = now_us[known] / self._rtt_us[at[known]]
+        ratio: F64 = outcome.considered.rtt_us[:, 0] / self._at(key)
         return ratio
 
     def capacity_ratio(self, rated_bps: F64) -> float:

@@ -390,12 +390,11 @@ def test_refused_tables_are_kept_with_the_reason(scene: Scene) -> None:
     generation = scene.table().meta.generation
 
     scene.rtt_us *= 0.05
-    scene.run(60)
+    scene.run(130)
 
+    # The estimates fall by fifths, so a table or two pass before the sum of it is seen.
     assert scene.overview().refused.startswith("poisoned:")
-    assert scene.table().meta.generation == generation + 1 or (
-        scene.table().meta.generation == generation
-    )
+    assert generation <= scene.table().meta.generation <= generation + 3
     refused = [key for key in scene.store.objects if key.startswith("tables/refused/")]
     assert any(key.endswith(".json") for key in refused)
     assert any(key.endswith(".arrow") for key in refused)
