@@ -173,3 +173,16 @@ def descendants(pid: int) -> list[int]:
     for one in found:
         found += [child for child, of in parent.items() if of == one]
     return found[1:]
+
+
+def memory_mb(pids: Iterable[int], key: str) -> float:
+    """Memory of processes: `Pss:` counts shared pages once, `Rss:` in each."""
+    return sum(_memory_kb(pid, key) for pid in pids) / 1024
+
+
+def _memory_kb(pid: int, key: str) -> float:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0.0
+    return sum(float(line.split()[1]) for line in text.splitlines() if line.startswith(key))

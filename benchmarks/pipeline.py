@@ -1,4 +1,4 @@
-"""`popsteer bench pipeline`: how fast the loop starts, how fresh its answers are, what it holds.
+"""`popsteer bench pipeline`: how fast the loop starts, how fresh and large it is, what it carries.
 
 Everything is measured from outside on a running `popsteer up`: DNS answers over UDP, changes
 through the lab, memory from /proc. Bounds stand beside each figure; a missed one is exit code 1.
@@ -12,14 +12,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.loop import Asker, Loop, descendants, wait_until
+from benchmarks import stream
+from benchmarks.figure import Figure
+from benchmarks.loop import Asker, Loop, descendants, memory_mb, wait_until
 from popsteer.lab import Changes, RttChange
 from popsteer.names import Prefix
 
@@ -28,26 +30,31 @@ RTT_CHANGES = 40
 RTT_SPREAD_S = 60.0
 DOWNS = 15
 SEED = 11
+SAMPLES_PER_S, STREAM_S = 1_000_000.0, 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured figure and the bound that it must stay below."""
-
-    name: str
-    value: float
-    bound: float
-    unit: str
-
-    @property
-    def good(self) -> bool:
-        """Whether the bound is kept."""
-        return self.value <= self.bound
-
-
-def run(json_path: Path | None = None, world: Path | None = None) -> int:
+def run(
+    json_path: Path | None = None,
+    world: Path | None = None,
+    part: Literal["all", "loop", "stream"] = "all",
+    samples_per_s: float = SAMPLES_PER_S,
+    seconds: float = STREAM_S,
+    seed: int = SEED,
+) -> int:
     """Measure, print a table, write JSON; gives the exit code."""
     screen = Console()
+    figures: list[Figure] = []
+    if part != "loop":
+        screen.print("stream …")
+        with tempfile.TemporaryDirectory(prefix="popsteer-bench-") as folder:
+            figures += stream.figures(Path(folder), samples_per_s, seconds, seed)
+    if part != "stream":
+        figures += _loop(screen, world)
+    _show(screen, figures, json_path)
+    return 0 if all(figure.good for figure in figures) else 1
+
+
+def _loop(screen: Console, world: Path | None) -> list[Figure]:
     figures = [Figure("popsteer --help", _help_s(), 0.3, "s")]
     arguments = ["--pops", str(POPS), "--prefixes", str(PREFIXES)]
     if world is not None:
@@ -66,8 +73,7 @@ def run(json_path: Path | None = None, world: Path | None = None) -> int:
         loop.stop()
         screen.print("warm start …")
         figures.append(Figure("warm start to a steered answer", loop.start(90), 25, "s"))
-    _show(screen, figures, json_path)
-    return 0 if all(figure.good for figure in figures) else 1
+    return figures
 
 
 def _help_s() -> float:
@@ -162,28 +168,18 @@ def _summary(name: str, took_s: Sequence[float], bound_s: float) -> list[Figure]
 def _memory(loop: Loop) -> list[Figure]:
     """Memory of all processes: shared pages counted once (PSS), and the plain sum (RSS)."""
     pids = [loop.pid, *descendants(loop.pid)]
-    pss = sum(_memory_kb(pid, "Pss:") for pid in pids) / 1024
-    rss = sum(_memory_kb(pid, "Rss:") for pid in pids) / 1024
+    pss, rss = memory_mb(pids, "Pss:"), memory_mb(pids, "Rss:")
     return [
         Figure(f"memory of all {len(pids)} processes (PSS)", pss, 1_500, "MB"),
         Figure("the same, shared pages counted in each (RSS)", rss, float("inf"), "MB"),
     ]
 
 
-def _memory_kb(pid: int, key: str) -> float:
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0.0
-    return sum(float(line.split()[1]) for line in text.splitlines() if line.startswith(key))
-
-
 def _show(screen: Console, figures: Sequence[Figure], json_path: Path | None) -> None:
     table = Table("figure", "measured", "bound", "")
     for figure in figures:
-        bound = "" if figure.bound == float("inf") else f"{figure.bound:g} {figure.unit}"
         word = "ok" if figure.good else "MISSED"
-        table.add_row(figure.name, f"{figure.value:.2f} {figure.unit}", bound, word)
+        table.add_row(figure.name, f"{figure.value:.2f} {figure.unit}", figure.bound_text, word)
     screen.print(table)
     facts = {figure.name: round(figure.value, 3) for figure in figures}
     if json_path is not None:
