@@ -1,5 +1,6 @@
 """What tests of several components share: one embedded AWS for the whole run."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,17 @@ READY = "ready "
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes comes last, so that a small fault is told at once."""
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+    """What takes minutes runs alone and in order, on one worker, beside all the rest.
+
+    It is handed out first, because it is the longest; without workers it comes last, so that a
+    small fault is told at once.
+    """
+    long = [item for item in items if item.get_closest_marker("e2e") is not None]
+    for item in long:
+        item.add_marker(pytest.mark.xdist_group("e2e"))
+    short = [item for item in items if item not in set(long)]
+    parallel = "PYTEST_XDIST_WORKER" in os.environ
+    items[:] = long + short if parallel else short + long
 
 
 @pytest.fixture(scope="session")
