@@ -34,8 +34,8 @@ PANIC_SHARE = 0.5
 STALE_S = 20.0
 """Load older than this is unknown."""
 
-SHED_START = 0.55
-SHED_AIM = 0.30
+SHED_START = 0.65
+SHED_AIM = 0.45
 """Where shedding starts and what it aims at: how far from the target utilisation to the whole
 capacity. The table fills to the target, so that its noise alone never sheds."""
 SHED_GAIN = 0.5
