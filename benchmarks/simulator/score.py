@@ -179,8 +179,13 @@ def detrended(used: NDArray[np.float32]) -> F64:
 
 
 def recovery_s(over: F64, start_s: int, end_s: int) -> float:
-    """From the start of an event to the first of `CALM_S` calm seconds; infinite if never."""
+    """From the start of an event to the first of `CALM_S` calm seconds; infinite if never.
+
+    0 when nothing was ever overloaded, or the run ended before.
+    """
     calm = over[start_s:end_s] < RECOVERED
+    if not len(calm):
+        return 0.0
     begins = np.flatnonzero(np.convolve(calm, np.ones(CALM_S), "valid") >= CALM_S)
     first_over = int(np.argmin(calm)) if not calm.all() else -1
     later = begins[begins > first_over]
