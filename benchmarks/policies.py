@@ -6,6 +6,7 @@ delays are tripled, while naive feedback oscillates. A missed bound is exit code
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -110,7 +111,10 @@ def run(
 
         for file in draw([one for one in runs if one.cell == middle], plots_dir):
             screen.print(f"wrote {file}")
-    key_figures = {bound.name: round(bound.value, 5) for bound in bounds}
+    default = next(one for one in runs if one.cell == middle and one.policy == DEFAULT).score
+    key_figures = {bound.name: round(bound.value, 5) for bound in bounds if bound.value < math.inf}
+    key_figures |= {"p50_ms": round(default.p50_ms, 2), "p95_ms": round(default.p95_ms, 2)}
+    key_figures |= {"speed": round(default.speed), "speed_world": round(default.speed_world)}
     if json_path is not None:
         json_path.write_text(json.dumps(_facts(runs, bounds, seed), indent=1) + "\n")
     missed = [bound.name for bound in bounds if not bound.good]
@@ -170,7 +174,7 @@ def _facts(runs: Sequence[Run], bounds: Sequence[Bound], seed: int) -> dict[str,
                 "cell": one.cell.name,
                 "policy": one.policy,
                 "refused": list(one.refused),
-                **one.score.facts(),
+                **{k: v if math.isfinite(v) else None for k, v in one.score.facts().items()},
             }
             for one in runs
         ],

@@ -60,7 +60,7 @@ def _shower(problem: Run, cure: Run) -> "Figure":
     ):
         _events(axis, run.cell.options.timeline)
         for pop in pops.tolist():
-            used = np.convolve(run.trace.used[:, pop], np.ones(SMOOTH_S) / SMOOTH_S, "same")
+            used = np.convolve(run.trace.used[:, pop], np.ones(SMOOTH_S) / SMOOTH_S, "valid")
             axis.plot(np.arange(len(used)) / 60, used, color=colour, alpha=0.5, linewidth=0.8)
         axis.axhline(1.0, color="black", linewidth=1, linestyle="--")
         axis.set_ylabel("utilisation of a POP")
