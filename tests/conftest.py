@@ -12,6 +12,7 @@ from popsteer.config import Aws
 READY = "ready "
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes runs alone and in order, on one worker, beside all the rest.
 

@@ -25,5 +25,5 @@ def shared_data() -> Path:
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loop]:
     """`popsteer up` in a generated world, ready."""
     with Loop(tmp_path_factory.mktemp("up")) as running:
-        running.start(timeout_s=90)
+        running.start(timeout_s=180)
         yield running
