@@ -90,13 +90,7 @@ def run(
         screen = Console(width=FILE_WIDTH)
     options = Options(seed=seed, pops=pops, prefixes=prefixes, caches=caches)
     if quick:
-        options = replace(
-            options,
-            timeline=SHORT,
-            pops=QUICK_POPS,
-            prefixes=QUICK_PREFIXES,
-            caches=QUICK_CACHES,
-        )
+        options = _quick(options)
     options = replace(options, timeline=_failing_at(options.timeline, fail_s))
     middle = with_ttl(Cell("", options), options.headroom, options.ttl_s)
     runs = list(run_policies(middle, all_policies(), world, screen.print))
@@ -122,6 +116,17 @@ def run(
         screen.out(f"seed {seed} misses: {'; '.join(missed)}", highlight=False)
     screen.out(json.dumps(key_figures), highlight=False)
     return 1 if missed else 0
+
+
+def _quick(options: Options) -> Options:
+    """A small world and a short time."""
+    return replace(
+        options,
+        timeline=SHORT,
+        pops=QUICK_POPS,
+        prefixes=QUICK_PREFIXES,
+        caches=QUICK_CACHES,
+    )
 
 
 def _grid(middle: Cell) -> list[Cell]:
