@@ -231,7 +231,12 @@ class _Pieces:
         usable = np.isfinite(self.cost).any(axis=1)
         left = np.flatnonzero((self.at == NOWHERE) & usable)
         left = left[np.argsort(-self.regret_us[left], kind="stable")]
-        stretch = 1.0
+        # Nothing below the ratio of demand to reachable capacity can hold everybody, so that is
+        # where it begins: an overload must not make planning slow.
+        reachable = reached_pops(self.problem)
+        capacity = float(self.problem.capacity_bps[reachable].sum())
+        wanted = float(self.load[reachable].sum() + self.demand[left].sum())
+        stretch = max(1.0, wanted / capacity) if capacity > 0 else 1.0
         for _ in range(OVERFLOW_STEPS_MAX):
             if not len(left):
                 return
@@ -274,7 +279,7 @@ def backups(problem: Problem, solved: Assignment) -> Ints:
     spare = np.maximum(problem.capacity_bps - solved.load_bps, 0.0)
     spare += BACKUP_FLOOR * np.where(finite, problem.capacity_bps, 0.0)
     # Not all POPs fail at once: the proportions count, so the spare is stretched to hold all.
-    total = float(spare[finite].sum())
+    total = float(spare[finite & reached_pops(problem)].sum())
     stretch = BACKUP_SLACK * max(problem.demand_bps.sum() / total, 1.0) if total else 1.0
     second = greedy(
         replace(
@@ -286,6 +291,13 @@ def backups(problem: Problem, solved: Assignment) -> Ints:
     )
     found: Ints = np.where(second.share.any(axis=1), second.share.argmax(axis=1), NOWHERE)
     return found
+
+
+def reached_pops(problem: Problem) -> NDArray[np.bool_]:
+    """[p], POPs that some prefix can be sent to."""
+    reached = np.zeros(len(problem.capacity_bps), bool)
+    reached[problem.pop[np.isfinite(problem.cost_us)]] = True
+    return reached
 
 
 def _prices(problem: Problem, share: F64) -> F64:

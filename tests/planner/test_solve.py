@@ -225,3 +225,26 @@ def test_a_hundred_thousand_prefixes_take_seconds() -> None:
     greedy(problem)
 
     assert time.process_time() - started < 8
+
+
+def test_an_overload_is_spread_over_who_is_left_and_found_at_once() -> None:
+    rng = np.random.default_rng(3)
+    n, p = 400, 20
+    up = np.arange(p) % 3 == 0
+    cost = np.where(up[None, :], rng.uniform(1_000, 200_000, (n, p)), np.inf)
+    problem = Problem(
+        pop=np.broadcast_to(np.arange(p), (n, p)).copy(),
+        cost_us=cost,
+        move_us=np.zeros((n, p)),
+        demand_bps=np.full(n, 1e9),
+        capacity_bps=np.full(p, 2e10),
+        present=np.zeros((n, p)),
+    )
+
+    solved = greedy(problem)
+
+    used = solved.load_bps[up] / problem.capacity_bps[up]
+    assert np.allclose(solved.share.sum(axis=1), 1)
+    assert solved.load_bps[~up].sum() == 0
+    assert used.max() < 1.15 * used.mean()
+    assert (backups(problem, solved) >= 0).all()
