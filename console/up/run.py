@@ -194,9 +194,9 @@ def _programs(folder: Path, config_path: Path, aws: Address) -> list[list[Progra
         arguments = ("-m", "console.cli", name, "--config", str(config_path))
         return Program(name, arguments)
 
-    local_aws = Program(
-        AWS, ("-m", "console.localaws", "--listen", str(aws), "--data", str(folder / "aws"))
-    )
+    # One shard carries 1 MB/s and the largest world a fifth of that; each more is a process more.
+    at = ("--listen", str(aws), "--data", str(folder / "aws"), "--bulk-shards", "1")
+    local_aws = Program(AWS, ("-m", "console.localaws", *at))
     lab = Program("lab", ("-m", "console.lab", "--config", str(config_path)))
     return [
         [command("serve"), command("plan"), command("console")],
