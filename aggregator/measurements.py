@@ -82,11 +82,10 @@ class Measurements:
             self.sequences[shard] = first, str(origin.last_sequence)
 
     def coverage(self, estimates: Estimates) -> float:
-        """Share of the targets for which some POP is known; 0 without targets."""
-        if not len(self._targets):
-            return 0.0
-        known = np.unique(estimates.key // len(self.fleet.pops))
-        return float(np.isin(self._targets, known).mean())
+        """Share of the pairs of targets and POPs that are known; 0 without targets."""
+        pairs = len(self._targets) * len(self.fleet.pops)
+        known = np.isin(estimates.key // len(self.fleet.pops), self._targets)
+        return float(known.sum()) / pairs if pairs else 0.0
 
     def demand_bps(self, load_bps: NDArray[np.float64]) -> NDArray[np.float64]:
         """[prefixes], calibrated to the measured load of POPs."""

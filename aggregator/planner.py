@@ -38,9 +38,9 @@ from popsteer.telemetry import OncePerKey, configure, logger, serve_metrics
 
 STEP_S = 1.0
 BULK_PERIOD_S = 2.0
-FIRST_COVERAGE = 0.8
-FIRST_WINDOWS = 2
-"""The first table waits for so much of the targets, or so many windows."""
+FIRST_COVERAGE = 0.95
+FIRST_WINDOWS = 3
+"""The first table waits for so much of all pairs of targets and POPs, or so many windows."""
 SIGNALS_PATIENCE_S = 10.0
 """A restarted planner says nothing of the POPs until it has heard of them, or for so long."""
 SHARES_BEFORE_MS = 10 * MINUTE_MS
