@@ -21,6 +21,7 @@ from popsteer.signing import Signer, Verifier
 from popsteer.state import State
 from popsteer.store import ObjectStore, Stored
 from popsteer.table import CURRENT_KEY, Pointer, Table
+from popsteer.table import key as table_key
 from popsteer.telemetry import logger
 
 TABLES_KEPT = 200
@@ -31,11 +32,6 @@ TABLE_PREFIX = "tables/0"
 EVIDENCE_PREFIX = "evidence/"
 REFUSED_PREFIX = "tables/refused/"
 _TRIES = 5
-
-
-def table_key(generation: int) -> str:
-    """The object that holds a generation."""
-    return f"tables/{generation:012d}.arrow"
 
 
 def refused_key(generation: int) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from console.lab.clients import CACHES_PER_PREFIX
 from console.up.ports import Address, pop_address
 from popsteer import signing, targets, world
 from popsteer.errors import SetupError
@@ -33,7 +34,6 @@ from popsteer.world import World
 ZONE = "cdn.example."
 SERVICE = "www.cdn.example."
 TTL_S = 20
-CACHES_PER_PREFIX = 3
 CONFIG = "popsteer.toml"
 
 

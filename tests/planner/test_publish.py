@@ -5,7 +5,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aggregator import publish
-from aggregator.publish import Publisher, refused_key, table_key
+from aggregator.publish import Publisher, refused_key
 from benchmarks.scene import T0_MS, make_scene
 from popsteer import state as state_format
 from popsteer import table as table_format
@@ -14,6 +14,7 @@ from popsteer.signing import Signer, verifier
 from popsteer.state import PopState, State
 from popsteer.store import MemoryStore
 from popsteer.table import CURRENT_KEY, NO_POP, Pointer, Table, TableMeta, build
+from popsteer.table import key as table_key
 
 SIGNER = Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 TRUSTED = verifier((SIGNER.public_hex,))
