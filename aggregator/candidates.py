@@ -55,7 +55,9 @@ def candidates(estimates: Estimates, prefixes: Prefixes, pops: int) -> Candidate
     row, at = np.unique(pair_row, return_index=True)
     line = np.searchsorted(row, pair_row[order])
     column = np.arange(len(order)) - at[line]
-    width = int(min(pops, max(WIDTH_MIN, CELLS_MAX // max(len(row), 1))))
+    # No wider than any row is: empty columns cost every later step as much as full ones.
+    widest = int(column.max(initial=0)) + 1
+    width = int(min(widest, max(WIDTH_MIN, CELLS_MAX // max(len(row), 1))))
     keep = column < width
     into, taken = (line[keep], column[keep]), order[keep]
 
