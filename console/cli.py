@@ -76,6 +76,18 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     ),
     "Try": (
         Command("lab", "console.lab.commands:app", "", "Change the world under a running `up`"),
+        Command(
+            "record",
+            "console.commands.recordings:record",
+            "DIR",
+            "Keep what comes through the streams",
+        ),
+        Command(
+            "replay",
+            "console.commands.recordings:replay",
+            "DIR",
+            "A recorded stream through fold, merge and planner",
+        ),
         Command("bench", "console.commands.bench:app", "NAME", "Measure popsteer itself"),
     ),
 }

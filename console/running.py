@@ -22,16 +22,25 @@ def find_config(chosen: Path | None) -> Config:
     Raises:
         ConfigError: there is none, or it cannot be used.
     """
+    return load(find_config_file(chosen))
+
+
+def find_config_file(chosen: Path | None) -> Path:
+    """Where `find_config` finds it.
+
+    Raises:
+        ConfigError: there is none.
+    """
     if chosen is not None:
-        return load(chosen)
+        return chosen
     if named := os.environ.get(CONFIG_VARIABLE):
-        return load(Path(named))
+        return Path(named)
     if not DEFAULT_CONFIG.exists():
         raise ConfigError(
             f"no running system found: {DEFAULT_CONFIG} is not in this folder; start `popsteer "
             f"up` here, or name a configuration with --config FILE or {CONFIG_VARIABLE}"
         )
-    return load(DEFAULT_CONFIG)
+    return DEFAULT_CONFIG
 
 
 def trusted(config: Config) -> Verifier | None:

@@ -1,6 +1,8 @@
 """The whole loop from outside, through the real MultiLangDaemon: change the world, ask DNS."""
 
 import datetime as dt
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,8 +28,9 @@ START_S = 180
 ROOM = 0.6
 """A POP below this utilisation has room, whatever noise there is."""
 DRAWS = 3
+DRAIN_S = 20
 DOWN_S = 5
-"""POP down -> no answer names it; it is the promise for p99."""
+"""POP down, or drained -> no answer names it; it is the promise for p99."""
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +52,13 @@ def best_served(loop: Loop, asker: Asker) -> tuple[Prefix, str]:
         if not prefix.is_ipv6 and asker.ask(prefix) == nearest:
             return prefix, nearest
     raise AssertionError("no prefix is answered with its nearest POP")
+
+
+def order(loop: Loop, *words: str) -> None:
+    """Give an order as an operator does."""
+    config = str(loop.data / "popsteer.toml")
+    command = [sys.executable, "-m", "console.cli", *words, "--config", config]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def held_by(asker: Asker, world: World, pop: str) -> list[Prefix]:
@@ -112,6 +122,20 @@ def test_no_answer_names_a_pop_that_is_down(loop: Loop) -> None:
     loop.change(lambda _: Changes())
     back = wait_until(lambda: any(asker.ask(p) == pop for p in prefixes), 60)
     assert back < 60
+
+
+def test_a_drain_empties_a_pop_at_once_and_ends_by_itself(loop: Loop) -> None:
+    asker, world = loop.asker(), loop.world
+    _, pop = best_served(loop, asker)
+    prefixes = held_by(asker, world, pop)
+    ordered_s = time.monotonic()
+
+    order(loop, "drain", pop, "--for", f"{DRAIN_S}s", "--why", "the test empties it")
+
+    left = wait_until(lambda: all(asker.ask(p) != pop for p in prefixes), 2 * DOWN_S)
+    assert left < DOWN_S
+    assert wait_until(lambda: any(asker.ask(p) == pop for p in prefixes), 90) < 90
+    assert time.monotonic() - ordered_s >= DRAIN_S
 
 
 def test_an_overloaded_pop_sheds(loop: Loop) -> None:
