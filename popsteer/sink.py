@@ -284,9 +284,14 @@ class Sink:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @property
+    def memory_bytes(self) -> int:
+        """What waits in memory."""
+        return sum(outlet.outbox.bytes for outlet in self._outlets.values())
+
+    @property
     def backlog_bytes(self) -> int:
         """What waits in memory and on disk."""
-        return self._spill.bytes + sum(o.outbox.bytes for o in self._outlets.values())
+        return self._spill.bytes + self.memory_bytes
 
     @property
     def lost(self) -> int:
