@@ -59,6 +59,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "ADDRESS|PREFIX",
             "Why a client goes where it goes",
         ),
+        Command("whatif", "console.commands.whatif:whatif", "", "What a loss or a surge would do"),
         Command(
             "table",
             "console.commands.table:app",

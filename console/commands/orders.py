@@ -3,7 +3,6 @@
 Every order has an owner, a reason and an end; the planner and the DNS nodes obey it in seconds.
 """
 
-import difflib
 import getpass
 import json as jsons
 import secrets
@@ -16,6 +15,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from console.known import known_pop
 from console.reasons import order_text
 from console.running import find_config
 from console.units import duration_ms, duration_text, rate_bps
@@ -45,14 +45,14 @@ def drain(
 ) -> None:
     """Send nobody to a POP while another candidate lives."""
     config = find_config(file)
-    _give(config, _order(OrderKind.DRAIN, duration, why, pop=_known(config, pop)))
+    _give(config, _order(OrderKind.DRAIN, duration, why, pop=known_pop(config, pop)))
 
 
 def undrain(pop: PopName, /, *, file: File = None) -> None:
     """End the drain of a POP."""
     config = find_config(file)
     store, now_ms = s3_store(config.aws), clock.now_ms()
-    order = book.read(store).drained(now_ms).get(_known(config, pop))
+    order = book.read(store).drained(now_ms).get(known_pop(config, pop))
     if order is None:
         raise ConfigError(f"{pop} is not drained by an order; see: popsteer orders")
     book.end(store, order.id, now_ms)
@@ -71,7 +71,7 @@ def pin(
     """Send a prefix to one POP."""
     config = find_config(file)
     text = str(Prefix.parse(prefix))
-    _give(config, _order(OrderKind.PIN, duration, why, pop=_known(config, pop), prefix=text))
+    _give(config, _order(OrderKind.PIN, duration, why, pop=known_pop(config, pop), prefix=text))
 
 
 def cap(
@@ -87,7 +87,8 @@ def cap(
     config = find_config(file)
     value_bps = rate_bps(bps)
     _give(
-        config, _order(OrderKind.CAP, duration, why, pop=_known(config, pop), value_bps=value_bps)
+        config,
+        _order(OrderKind.CAP, duration, why, pop=known_pop(config, pop), value_bps=value_bps),
     )
 
 
@@ -137,15 +138,6 @@ def _give(config: Config, order: Order) -> None:
     book.give(s3_store(config.aws), order, order.created_ms)
     left = duration_text((order.expires_ms - order.created_ms) / clock.SECOND_MS)
     print(f"ordered: {order_text(order)}, for {left} ({order.id})")
-
-
-def _known(config: Config, pop: str) -> str:
-    ids = [str(one) for one in config.pop_ids()]
-    if pop not in ids:
-        near = difflib.get_close_matches(pop, ids, 1, 0.4)
-        hint = f"did you mean {near[0]}?" if near else f"the POPs are {', '.join(sorted(ids))}"
-        raise ConfigError(f"no POP {pop!r}; {hint}")
-    return pop
 
 
 def _table(live: tuple[Order, ...], now_ms: int) -> Table:

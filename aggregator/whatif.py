@@ -1,0 +1,285 @@
+"""What if: a POP dies, a capacity changes, a demand grows. Pure.
+
+Two answers to each question. **At once**: DNS nodes fail over by the ranks of the table in force,
+within a second. **Replanned**: what the planner makes of it, a period later. The first is what
+hurts, the second what it costs. N+1 is the first answer for the loss of every POP.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from aggregator.compare import Answers, answers, load_bps
+from aggregator.cycle import fallen_over
+from aggregator.policy import POLICIES
+from aggregator.solve import NOWHERE, Problem
+from popsteer.evidence import Evidence
+from popsteer.intervals import last_of
+from popsteer.names import IPV6_BIT, Net, Plen, Prefix
+from popsteer.table import Table
+
+F64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """n prefixes and p POPs, as the planner last saw them."""
+
+    pops: tuple[str, ...]
+    net: Net
+    plen: Plen
+    demand_bps: F64
+    """[n]"""
+    pop: Ints
+    """[n, k], the candidates that the planner considered; NOWHERE is none."""
+    rtt_us: F64
+    """[n, k], infinite where unknown."""
+    spread_us: F64
+    """[n, k]"""
+    said: Answers
+    """By the table in force."""
+    usable: Bools
+    """[p]"""
+    capacity_bps: F64
+    """[p], infinite is unlimited."""
+    fill: float
+    """The share of a capacity that is planned with."""
+    move_gain_us: float
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is assumed."""
+
+    down: frozenset[str] = frozenset()
+    capacity_bps: Mapping[str, float] | None = None
+    demand: Mapping[Prefix, float] | None = None
+    """Factor by prefix; prefixes within it grow alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Who is where. `load_bps` and the others are [p] or plain numbers."""
+
+    said: Answers
+    load_bps: F64
+    latency_us: float
+    """Demand-weighted mean; NaN where nothing is known."""
+    overload_share: float
+    """Share of all demand above the capacities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flows:
+    """m pairs of POPs between which users move, the largest first."""
+
+    source: Ints
+    target: Ints
+    bps: F64
+    added_us: F64
+    """Mean added RTT of those who move; NaN where one of the two is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The three placements and the moves between them."""
+
+    now: Placement
+    at_once: Placement
+    replanned: Placement
+    capacity_bps: F64
+    moved_at_once: Flows
+    moved_replanned: Flows
+    """Between now and replanned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """N+1: of every POP, [p], what its loss does at once."""
+
+    overload_share: F64
+    """Of all demand above the capacities."""
+    fullest: Ints
+    """The POP that gets fullest, among those that take something over; NOWHERE is none."""
+    utilisation: F64
+    """Of that POP; NaN where there is none."""
+
+
+def situation(
+    table: Table,
+    evidence: Evidence,
+    usable: Bools,
+    capacity_bps: F64,
+    fill: float,
+    move_gain_us: float,
+) -> Situation:
+    """The situation that a published table and its evidence describe."""
+    n, line, column = _lines(evidence)
+    first = np.flatnonzero(column == 0)
+    shape = (n, int(column.max(initial=-1)) + 1)
+    pop, rtt, spread = np.full(shape, NOWHERE, np.int64), np.full(shape, np.inf), np.zeros(shape)
+    pop[line, column] = evidence.pop
+    rtt[line, column] = np.nan_to_num(evidence.rtt_us.astype(np.float64), nan=np.inf)
+    spread[line, column] = np.nan_to_num(evidence.spread_us.astype(np.float64))
+    net, plen = evidence.net[first], evidence.plen[first]
+    return Situation(
+        pops=evidence.pops,
+        net=net,
+        plen=plen,
+        demand_bps=evidence.demand_bps[first].astype(np.float64),
+        pop=pop,
+        rtt_us=rtt,
+        spread_us=spread,
+        said=answers(table, net, plen, evidence.pops),
+        usable=usable,
+        capacity_bps=capacity_bps,
+        fill=fill,
+        move_gain_us=move_gain_us,
+        policy=table.meta.policy if table.meta.policy in POLICIES else "optimum",
+    )
+
+
+def _lines(evidence: Evidence) -> tuple[int, Ints, Ints]:
+    """How many prefixes there are, and of each row of the evidence its prefix and its rank."""
+    rows = len(evidence.net)
+    new = np.ones(rows, bool)
+    new[1:] = (evidence.net[1:] != evidence.net[:-1]) | (evidence.plen[1:] != evidence.plen[:-1])
+    line = np.cumsum(new) - 1
+    first = np.flatnonzero(new)
+    return len(first), line, np.arange(rows) - first[line]
+
+
+def whatif(base: Situation, change: Change) -> Account:
+    """What the change does, at once and after replanning."""
+    now = _placement(base, fallen_over(base.said, base.usable))
+    changed = _changed(base, change)
+    at_once = _placement(changed, fallen_over(now.said, changed.usable))
+    replanned = _placement(changed, _replanned(changed, at_once.said))
+    return Account(
+        now,
+        at_once,
+        replanned,
+        changed.capacity_bps,
+        _flows(changed, now.said, at_once.said),
+        _flows(changed, now.said, replanned.said),
+    )
+
+
+def n_plus_one(said: Answers, demand_bps: F64, capacity_bps: F64, usable: Bools) -> Losses:
+    """What the loss of each POP does at once."""
+    p, whole = len(usable), float(demand_bps.sum())
+    said = fallen_over(said, usable)
+    load = load_bps(said, demand_bps, p)
+    line, column = np.nonzero(said.share > 0)
+    held = said.pop[line, column]
+    order = np.argsort(held, kind="stable")
+    edges = np.searchsorted(held[order], np.arange(p + 1))
+    overload, fullest, used = np.zeros(p), np.full(p, NOWHERE, np.int64), np.full(p, np.nan)
+    for lost in range(p):
+        rows = line[order[edges[lost] : edges[lost + 1]]]
+        left = usable & (np.arange(p) != lost)
+        part = Answers(said.pop[rows], said.share[rows])
+        before = load_bps(part, demand_bps[rows], p)
+        after = load_bps(fallen_over(part, left), demand_bps[rows], p)
+        then = load - before + after
+        took = np.flatnonzero((after > before) & left)
+        overload[lost] = np.maximum(then - capacity_bps, 0.0)[left].sum() / whole if whole else 0.0
+        if len(took):
+            ratio = then[took] / capacity_bps[took]
+            fullest[lost] = took[ratio.argmax()]
+            used[lost] = ratio.max()
+    return Losses(overload, fullest, used)
+
+
+def _changed(base: Situation, change: Change) -> Situation:
+    capacity, demand = base.capacity_bps.copy(), base.demand_bps.copy()
+    for pop, value_bps in (change.capacity_bps or {}).items():
+        capacity[base.pops.index(pop)] = value_bps
+    for prefix, factor in (change.demand or {}).items():
+        demand[inside(base.net, base.plen, prefix)] *= factor
+    lost = np.array([pop in change.down for pop in base.pops])
+    return replace(base, capacity_bps=capacity, demand_bps=demand, usable=base.usable & ~lost)
+
+
+def inside(net: Net, plen: Plen, prefix: Prefix) -> Bools:
+    """[n], which prefixes lie within one, or hold it."""
+    family = (plen & np.uint8(IPV6_BIT)) == (prefix.plen & IPV6_BIT)
+    last = last_of(net, plen)
+    within: Bools = family & (net <= np.uint64(prefix.last)) & (last >= np.uint64(prefix.net))
+    return within
+
+
+def _replanned(base: Situation, present: Answers) -> Answers:
+    here = (base.pop != NOWHERE) & base.usable[base.pop]
+    shares = np.zeros(base.pop.shape)
+    for j in range(present.pop.shape[1]):
+        same = (base.pop == present.pop[:, j, None]) & (present.pop[:, j, None] >= 0)
+        shares += np.where(same, present.share[:, j, None], 0.0)
+    problem = Problem(
+        pop=base.pop,
+        cost_us=np.where(here, base.rtt_us, np.inf),
+        move_us=np.maximum(base.spread_us, base.move_gain_us),
+        demand_bps=base.demand_bps,
+        capacity_bps=base.capacity_bps * base.fill,
+        present=shares,
+    )
+    _, policy = POLICIES[base.policy]
+    return Answers(base.pop, policy(problem).share)
+
+
+def _placement(base: Situation, said: Answers) -> Placement:
+    load, whole = load_bps(said, base.demand_bps, len(base.pops)), float(base.demand_bps.sum())
+    rtt = _rtt(base)
+    placed = _matrix(base, said)
+    known = placed.multiply(rtt > 0)
+    weight = float(base.demand_bps @ known.sum(axis=1).A1)
+    latency = float(base.demand_bps @ placed.multiply(rtt).sum(axis=1).A1)
+    over = float(np.maximum(load - base.capacity_bps, 0.0).sum())
+    return Placement(
+        said, load, latency / weight if weight else np.nan, over / whole if whole else 0.0
+    )
+
+
+def _matrix(base: Situation, said: Answers) -> "sparse.csr_matrix":
+    """[n, p], shares."""
+    line, column = np.nonzero(said.share > 0)
+    where = (line, said.pop[line, column])
+    shape = (len(base.net), len(base.pops))
+    return sparse.csr_matrix((said.share[line, column], where), shape)
+
+
+def _rtt(base: Situation) -> "sparse.csr_matrix":
+    """[n, p], RTT in microseconds; 0 is unknown."""
+    line, column = np.nonzero((base.pop != NOWHERE) & np.isfinite(base.rtt_us))
+    where = (line, base.pop[line, column])
+    return sparse.csr_matrix((base.rtt_us[line, column], where), (len(base.net), len(base.pops)))
+
+
+def _flows(base: Situation, before: Answers, after: Answers) -> Flows:
+    """Between POPs: what a prefix takes from some it hands to others in proportion."""
+    change = _matrix(base, after) - _matrix(base, before)
+    gain, loss = change.maximum(0), (-change).maximum(0)
+    gained = gain.sum(axis=1).A1
+    weight = np.divide(base.demand_bps, gained, out=np.zeros(len(gained)), where=gained > 1e-9)
+    spread = sparse.diags(weight) @ gain
+    rtt = _rtt(base)
+    bps = (loss.T @ spread).tocoo()
+    # Only where both ends are known is a difference known.
+    known = rtt > 0
+    both = (loss.multiply(known).T @ spread.multiply(known)).toarray()
+    slower = (loss.multiply(known).T @ spread.multiply(rtt)).toarray()
+    slower -= (loss.multiply(rtt).T @ spread.multiply(known)).toarray()
+    source, target = bps.row.astype(np.int64), bps.col.astype(np.int64)
+    measured = both[source, target]
+    added = np.divide(
+        slower[source, target], measured, out=np.full(len(source), np.nan), where=measured > 0
+    )
+    order = np.argsort(-bps.data, kind="stable")
+    order = order[bps.data[order] > 1e-9 * max(float(base.demand_bps.sum()), 1.0)]
+    return Flows(source[order], target[order], bps.data[order], added[order])
