@@ -1,0 +1,123 @@
+"""The matrix: every fault, one after another on one stage, and the table of what came out."""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.faults.scenarios import FAULTS
+from benchmarks.faults.scene import Fault, Outcome, Scale, play
+from benchmarks.faults.stage import Stage
+from popsteer.errors import ConfigError
+
+LONG = Scale(samples=1_000_000, offer_s=12.0, outage_s=20.0)
+
+
+class Matrix:
+    """Plays faults; a stage that a fault has left in disorder is replaced by a fresh one."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder = folder
+        self._seed = seed
+        self._stack = ExitStack()
+        self._stage: Stage | None = None
+        self._run = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def play(self, fault: Fault, scale: Scale) -> Outcome:
+        """Play one."""
+        self._run += 1
+        if self._stage is None or self._stage.broken:
+            self._stack.close()
+            folder = self._folder / f"stage-{self._run}"
+            self._stage = self._stack.enter_context(Stage(folder, self._seed + self._run))
+        return play(self._stage, fault, self._run, scale)
+
+
+def chosen(only: str | None) -> list[Fault]:
+    """The faults whose name contains a text.
+
+    Raises:
+        ConfigError: none does.
+    """
+    found = [fault for fault in FAULTS if only is None or only.lower() in fault.name.lower()]
+    if not found:
+        names = ", ".join(fault.name for fault in FAULTS)
+        raise ConfigError(f"--only {only}: no such fault; there are {names}")
+    return found
+
+
+def run(
+    screen: Console, json_path: Path | None, seed: int, samples: int, only: str | None, times: int
+) -> int:
+    """Play the matrix so many times, print it, write JSON; gives the exit code."""
+    scale = Scale(samples, LONG.offer_s, LONG.outage_s)
+    rounds: list[list[Outcome]] = []
+    for number in range(times):
+        with tempfile.TemporaryDirectory(prefix="popsteer-faults-") as folder:
+            outcomes = list(_round(screen, Path(folder), seed + 1_000 * number, scale, only))
+        rounds.append(outcomes)
+        screen.print(table(outcomes, f"fault matrix, seed {seed + 1_000 * number}"))
+    if json_path is not None:
+        content = [[asdict(outcome) for outcome in outcomes] for outcomes in rounds]
+        json_path.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    flat = [outcome for outcomes in rounds for outcome in outcomes]
+    screen.out(json.dumps(key_figures(flat)), highlight=False)
+    return 0 if all(outcome.good for outcome in flat) else 1
+
+
+def _round(
+    screen: Console, folder: Path, seed: int, scale: Scale, only: str | None
+) -> Iterator[Outcome]:
+    with Matrix(folder, seed) as matrix:
+        for fault in chosen(only):
+            begun_s = time.monotonic()
+            outcome = matrix.play(fault, scale)
+            took_s = time.monotonic() - begun_s
+            screen.print(f"{line(outcome)} ({took_s:.0f} s)", highlight=False)
+            yield outcome
+
+
+def line(outcome: Outcome) -> str:
+    """An outcome for people."""
+    said = (
+        f"{outcome.fault}: sent {outcome.sent:,}, counted {outcome.counted:,}, "
+        f"quarantined {outcome.quarantined:,}, wrong {outcome.wrong:,}, "
+        f"recovered in {outcome.recovery_s:.1f} s"
+    )
+    return f"{said}; {outcome.error}" if outcome.error else said
+
+
+def table(outcomes: Sequence[Outcome], title: str) -> Table:
+    """The matrix."""
+    shown = Table("fault", "sent", "counted", "quarantined", "wrong", "recovery s", "", title=title)
+    for one in outcomes:
+        numbers = (one.sent, one.counted, one.quarantined, one.wrong)
+        texts = [f"{number:,}" for number in numbers]
+        verdict = "ok" if one.good else one.error or "WRONG"
+        shown.add_row(one.fault, *texts, f"{one.recovery_s:.1f}", verdict)
+    return shown
+
+
+def key_figures(outcomes: Sequence[Outcome]) -> dict[str, float | int]:
+    """What the last line says."""
+    return {
+        "faults": len(outcomes),
+        "not exact": sum(not outcome.good for outcome in outcomes),
+        "samples sent": sum(outcome.sent for outcome in outcomes),
+        "samples counted": sum(outcome.counted for outcome in outcomes),
+        "samples quarantined": sum(outcome.quarantined for outcome in outcomes),
+        "longest recovery, s": round(max(outcome.recovery_s for outcome in outcomes), 1),
+    }

@@ -1,0 +1,396 @@
+"""Every fault of the matrix, as a generator: break and mend, `yield`, show that it was there."""
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+from benchmarks.faults.processes import BULK_WINDOW_S, Worker
+from benchmarks.faults.producer import Offer, Step
+from benchmarks.faults.proxy import Answered, Call, Frozen, Lost, Refused, Service
+from benchmarks.faults.scene import Fault, Scene
+from benchmarks.faults.stage import FIRST, OTHER
+from benchmarks.faults.world import LANES, SPREAD_MS, Name, batch, source
+from popsteer.samples import BULK_STREAM, Kind, encode
+from popsteer.sink import SPILL_AFTER_S
+
+HOUR_MS = 3_600_000
+READ_TIMEOUT_S = 10.0
+"""Of our clients (`popsteer.aws`)."""
+SLOW_DOWN = (
+    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
+    b"<Message>Please reduce your request rate.</Message></Error>"
+)
+THROTTLED = (
+    b'{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException",'
+    b'"message":"The level of configured provisioned throughput was exceeded."}'
+)
+REORDERED, BLOCK = 480, 40
+"""Records sent in any order within blocks; a consumer remembers 64 gaps of a source."""
+
+
+def processor_killed(scene: Scene) -> Iterator[None]:
+    """Kill -9 of a record processor in mid-window."""
+    victims = scene.stage.processors(_worker(scene))
+    _to_mid_window()
+    os.kill(scene.stage.rng.choice(victims), signal.SIGKILL)
+    yield
+
+
+def jvm_killed(scene: Scene) -> Iterator[None]:
+    """Kill -9 of the MultiLangDaemon."""
+    for pid in _worker(scene).pids("MultiLangDaemon", f"{BULK_STREAM}.json"):
+        os.kill(pid, signal.SIGKILL)
+    yield
+
+
+def supervisor_killed(scene: Scene) -> Iterator[None]:
+    """Kill -9 of `popsteer aggregate`, which is started again, as systemd does."""
+    _worker(scene).kill()
+    _worker(scene).start(scene.stage.aws)
+    yield
+
+
+def worker_replaced(scene: Scene) -> Iterator[None]:
+    """The machine is gone; another one takes its place under an id of its own."""
+    old = next(iter(scene.stage.workers))
+    scene.stage.workers.pop(old).kill()
+    new = FIRST if old != FIRST else f"{FIRST}-again"
+    scene.stage.start_worker(new)
+    yield
+    owners = set(scene.stage.lease_owners().values())
+    scene.require(owners == {new}, f"the leases are those of {owners}")
+
+
+def worker_joins_and_leaves(scene: Scene) -> Iterator[None]:
+    """A second worker gets its share of the leases, and is stopped."""
+    with _second(scene):
+        time.sleep(2 * BULK_WINDOW_S)
+    yield
+    scene.require(OTHER not in scene.stage.lease_owners().values(), "it has its leases still")
+
+
+def worker_dies(scene: Scene) -> Iterator[None]:
+    """A second worker is killed: its shards move to the first."""
+    with _second(scene) as second:
+        second.kill()
+    yield
+    scene.require(OTHER not in scene.stage.lease_owners().values(), "it has its leases still")
+
+
+def zombie(scene: Scene) -> Iterator[None]:
+    """A worker stands still until it has lost its leases, and then goes on."""
+    with contextlib.ExitStack() as stack:
+        second = stack.enter_context(_second(scene))
+        second.signal_all(signal.SIGSTOP)
+        stack.callback(second.signal_all, signal.SIGCONT)
+        scene.wait(lambda: OTHER not in scene.stage.lease_owners().values(), "it keeps its leases")
+        time.sleep(2 * BULK_WINDOW_S)
+        second.signal_all(signal.SIGCONT)
+        time.sleep(2 * BULK_WINDOW_S)
+    yield
+
+
+def split(scene: Scene) -> Iterator[None]:
+    """A shard is split."""
+    before = scene.stage.open_shards()
+    _split(scene, scene.stage.rng.choice(before))
+    yield
+    _require_children(scene, before)
+
+
+def merge(scene: Scene) -> Iterator[None]:
+    """Two shards are merged."""
+    before = _with_shards(scene, 2)
+    at = scene.stage.rng.randrange(len(before) - 1)
+    _merge(scene, before[at], before[at + 1])
+    yield
+    _require_children(scene, before)
+    _with_shards(scene, 2)
+
+
+def split_and_merge(scene: Scene) -> Iterator[None]:
+    """A shard is split while two others are merged."""
+    before = _with_shards(scene, 3)
+    one, left, right = before if scene.stage.rng.random() < 0.5 else (*before[2:], *before[:2])
+    _split(scene, one)
+    _merge(scene, left, right)
+    yield
+    _require_children(scene, before)
+
+
+def kinesis_refused(scene: Scene) -> Iterator[None]:
+    """Kinesis takes no connections."""
+    with scene.stage.proxy.broken(Service.KINESIS, Refused()):
+        time.sleep(scene.scale.outage_s)
+    yield
+    if scene.scale.outage_s > 2 * SPILL_AFTER_S:
+        scene.require(scene.status.drained, "nothing waited on disk")
+
+
+def kinesis_frozen(scene: Scene) -> Iterator[None]:
+    """Kinesis takes connections and says nothing."""
+    with scene.stage.proxy.broken(Service.KINESIS, Frozen()):
+        time.sleep(scene.scale.outage_s)
+    yield
+
+
+def aws_refused(scene: Scene) -> Iterator[None]:
+    """Nobody listens, for any service."""
+    scene.stage.proxy.close_port()
+    time.sleep(scene.scale.outage_s)
+    scene.stage.proxy.listen()
+    yield
+
+
+def aws_killed(scene: Scene) -> Iterator[None]:
+    """Kill -9 of the embedded AWS, which is started again on its data."""
+    scene.stage.local.kill()
+    scene.stage.local.start()
+    yield
+
+
+def throttled(scene: Scene) -> Iterator[None]:
+    """More is offered than the shards take."""
+    scene.wait(lambda: scene.status.retried, "no record was throttled", 30)
+    yield
+
+
+def s3_refusing(scene: Scene) -> Iterator[None]:
+    """S3 answers 503 SlowDown."""
+    with scene.stage.proxy.broken(Service.S3, Answered(503, SLOW_DOWN)):
+        time.sleep(scene.scale.outage_s)
+    yield
+
+
+def s3_timing_out(scene: Scene) -> Iterator[None]:
+    """S3 answers nothing for longer than a client waits."""
+    with scene.stage.proxy.broken(Service.S3, Frozen()):
+        time.sleep(max(scene.scale.outage_s, READ_TIMEOUT_S + 1))
+    yield
+
+
+def s3_then_death(scene: Scene) -> Iterator[None]:
+    """A processor dies when a partial is written and neither known of nor checkpointed.
+
+    Once behind the cut's first partial, once behind its last, and then answers are lost for a
+    while and nobody dies.
+    """
+    for kind in (Kind.DEMAND, Kind.RTT):
+        scene.stage.ready()
+        _kill_behind(scene, kind)
+    scene.stage.ready()
+    with scene.stage.proxy.broken(Service.S3, Lost(lambda call: _is_put(call, Kind.RTT))):
+        time.sleep(BULK_WINDOW_S)
+    yield
+
+
+def dynamodb_throttled(scene: Scene) -> Iterator[None]:
+    """DynamoDB refuses every call: leases cannot be renewed, nothing can be checkpointed."""
+    with scene.stage.proxy.broken(Service.DYNAMODB, Answered(400, THROTTLED)):
+        time.sleep(scene.scale.outage_s)
+    yield
+
+
+def disk_full(scene: Scene) -> Iterator[None]:
+    """Kinesis is away and the disk of the spill is full."""
+    with scene.stage.proxy.broken(Service.KINESIS, Refused()):
+        time.sleep(max(scene.scale.outage_s, 2 * SPILL_AFTER_S))
+        held = scene.status
+    yield
+    scene.require(held.backlog_bytes > 2 * DISK_BYTES, "the disk took everything")
+    scene.require(held.backlog_bytes > held.memory_bytes, "the disk took nothing")
+
+
+def producer_killed(scene: Scene) -> Iterator[None]:
+    """Kill -9 of a producer whose records wait on disk, and again while they are drained."""
+    producer, rate = scene.producer, scene.status.rate
+    with scene.stage.proxy.broken(Service.KINESIS, Refused()):
+        time.sleep(scene.scale.outage_s)
+        producer.offer(0)
+        # What is in memory alone dies with the process; everything is on disk soon.
+        scene.wait(
+            lambda: not scene.status.rate and not scene.status.memory_bytes, "memory is not spilled"
+        )
+        producer.kill()
+        producer.launch(life=1)
+        scene.require(scene.status.backlog_bytes, "the spill is empty")
+    scene.wait(lambda: scene.status.drained, "the spill is not drained")
+    producer.kill()
+    producer.launch(life=2)
+    producer.tell(Offer(rate))
+    yield
+
+
+def duplicated_and_reordered(scene: Scene) -> Iterator[None]:
+    """Answers are lost, so records are sent again; others come twice and in any order."""
+    lost = Lost(lambda call: call.operation == "PutRecords")
+    with scene.stage.proxy.broken(Service.KINESIS, lost):
+        time.sleep(SPILL_AFTER_S)
+    _send_shuffled(scene)
+    yield
+    scene.require(scene.duplicates, "no duplicate arrived")
+
+
+def clock_step(scene: Scene) -> Iterator[None]:
+    """The clocks of two sources are an hour off for a while, one ahead and one behind."""
+    ahead, behind = scene.stage.rng.sample(range(LANES), 2)
+    for lane, step_ms in ((ahead, HOUR_MS), (behind, -HOUR_MS)):
+        scene.producer.tell(Step(lane, step_ms))
+    scene.wait(
+        lambda: {n.lane for n in scene.sent if n.step_ms} == {ahead, behind}, "no clock stepped"
+    )
+    time.sleep(SPILL_AFTER_S)
+    for lane in (ahead, behind):
+        scene.producer.tell(Step(lane, 0))
+    yield
+    scene.require(set(scene.refused()) == {"clock"}, f"quarantined as {scene.refused()}")
+
+
+DISK_BYTES = 64 * 1024
+OVERLOAD_SAMPLES_PER_S, OVERLOAD_SAMPLES = 600_000.0, 800_000
+"""Two and a half times what two shards take, and more than they take at once."""
+
+FAULTS = (
+    Fault("processor killed", processor_killed),
+    Fault("JVM killed", jvm_killed),
+    Fault("supervisor killed", supervisor_killed),
+    Fault("worker replaced", worker_replaced),
+    Fault("worker joins and leaves", worker_joins_and_leaves),
+    Fault("worker dies", worker_dies),
+    Fault("zombie worker", zombie),
+    Fault("split", split),
+    Fault("split and merge at once", split_and_merge),
+    Fault("merge", merge),
+    Fault("Kinesis refused", kinesis_refused, lasting=True),
+    Fault("Kinesis frozen", kinesis_frozen, lasting=True),
+    Fault("AWS refused", aws_refused, lasting=True),
+    Fault("AWS killed", aws_killed),
+    Fault(
+        "writes throttled",
+        throttled,
+        rate=OVERLOAD_SAMPLES_PER_S,
+        samples_min=OVERLOAD_SAMPLES,
+    ),
+    Fault("S3 refusing", s3_refusing, lasting=True),
+    Fault("S3 timing out", s3_timing_out, lasting=True),
+    Fault("S3 written, then death", s3_then_death),
+    Fault("DynamoDB throttled", dynamodb_throttled, lasting=True),
+    Fault("disk full at the spill", disk_full, lasting=True, spill_bytes=DISK_BYTES),
+    Fault("producer killed", producer_killed, lasting=True),
+    Fault("duplicated and reordered", duplicated_and_reordered),
+    Fault("clock step", clock_step),
+)
+
+
+def _worker(scene: Scene) -> Worker:
+    return next(iter(scene.stage.workers.values()))
+
+
+def _to_mid_window() -> None:
+    window_ms = BULK_WINDOW_S * 1_000
+    since_ms = time.time_ns() // 1_000_000 % window_ms
+    time.sleep((window_ms / 2 - since_ms) % window_ms / 1_000)
+
+
+@contextlib.contextmanager
+def _second(scene: Scene) -> Iterator[Worker]:
+    """A second worker that has its share; it is ended with the block."""
+    _with_shards(scene, 2)
+    second = scene.stage.start_worker(OTHER)
+
+    def balanced() -> bool:
+        owners = list(scene.stage.lease_owners().values())
+        return abs(2 * owners.count(OTHER) - len(owners)) <= 1 and "" not in owners
+
+    try:
+        scene.wait(balanced, "the leases do not balance")
+        scene.wait(lambda: scene.stage.processors(second), "the second worker reads nothing")
+        yield second
+    finally:
+        scene.stage.drop_worker(OTHER)
+
+
+def _split(scene: Scene, shard: str) -> None:
+    kinesis, rng = scene.stage.kinesis, scene.stage.rng
+    found = kinesis.list_shards(StreamName=BULK_STREAM)["Shards"]
+    (one,) = (s["HashKeyRange"] for s in found if s["ShardId"] == shard)
+    first, last = int(one["StartingHashKey"]), int(one["EndingHashKey"])
+    at = first + int((last - first) * rng.uniform(0.3, 0.7))
+    kinesis.split_shard(StreamName=BULK_STREAM, ShardToSplit=shard, NewStartingHashKey=str(at))
+
+
+def _merge(scene: Scene, one: str, other: str) -> None:
+    scene.stage.kinesis.merge_shards(
+        StreamName=BULK_STREAM, ShardToMerge=one, AdjacentShardToMerge=other
+    )
+
+
+def _with_shards(scene: Scene, count: int) -> list[str]:
+    """Split until there are so many open shards at the least, all read."""
+    while len(shards := scene.stage.open_shards()) < count:
+        _split(scene, shards[0])
+        scene.stage.ready()
+    return shards
+
+
+def _require_children(scene: Scene, before: list[str]) -> None:
+    """Parts of the keys of partials are the shards they come from."""
+    children = set(scene.stage.open_shards()) - set(before)
+    read = {shard for shard in children if any(shard in key for key in scene.stage.watch.seen)}
+    scene.require(children and read, f"of the children {children} partials have {read}")
+
+
+def _is_put(call: Call, kind: Kind) -> bool:
+    return re.match(rf"PUT .*kind(=|%3D){kind.value}/", call.operation) is not None
+
+
+def _kill_behind(scene: Scene, kind: Kind) -> None:
+    """Kill -9 of the processors at the moment when a partial of a kind is in the store."""
+    done, worker = threading.Event(), _worker(scene)
+
+    def kill() -> None:
+        if not done.is_set():
+            done.set()
+            for pid in scene.stage.processors(worker):
+                os.kill(pid, signal.SIGKILL)
+
+    with scene.stage.proxy.broken(Service.S3, Lost(lambda call: _is_put(call, kind), kill)):
+        scene.wait(done.is_set, f"no partial of {kind} was written")
+    scene.wait(lambda: not scene.stage.processors(worker), "the processors live on")
+
+
+def _send_shuffled(scene: Scene) -> None:
+    """Records of sources of their own, each once or twice, shuffled within blocks."""
+    rng, t0_ms = scene.stage.rng, time.time_ns() // 1_000_000 - SPREAD_MS
+    count = max(BLOCK, min(REORDERED, int(scene.scale.samples / 10 / 2_500)))
+    names = [
+        Name(
+            seed=scene.stage.seed,
+            run=scene.run,
+            lane=LANES + number % LANES,
+            turn=number // LANES,
+            kind=Kind.RTT,
+            t0_ms=t0_ms,
+        )
+        for number in range(count)
+    ]
+    scene.names += names
+    for at in range(0, count, BLOCK):
+        block = [*names[at : at + BLOCK]]
+        block += rng.sample(block, len(block) // 3)
+        rng.shuffle(block)
+        _put(scene, block)
+
+
+def _put(scene: Scene, names: list[Name]) -> None:
+    """One record a call, until it is taken: the order is ours."""
+    kinesis = scene.stage.kinesis
+    for name in names:
+        body = encode(batch(name, sequence=name.turn))
+        record = {"PartitionKey": str(source(name)), "Data": body}
+        while kinesis.put_records(StreamName=BULK_STREAM, Records=[record])["FailedRecordCount"]:  # type: ignore[list-item]
+            time.sleep(0.1)

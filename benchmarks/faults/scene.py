@@ -1,0 +1,231 @@
+"""One fault played on a stage: samples flow, something breaks, and in the end everything counts.
+
+The fault itself is a generator (`benchmarks.faults.scenarios`): before its `yield` it breaks and
+mends, behind it, when all is counted, it shows that it was really there.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from benchmarks.faults.processes import BULK_WINDOW_S, ProducerProcess
+from benchmarks.faults.producer import Status
+from benchmarks.faults.stage import LOOK_S, NotMetError, Stage
+from benchmarks.faults.world import SPREAD_MS, Name, Tally, batch, pops, samples, tally
+from popsteer.samples import Kind, rows
+
+SETTLE_S_MAX = 120.0
+STEADY_SAMPLES_PER_S = 80_000
+"""Below the limits of two shards, so that a backlog can be caught up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much and how long."""
+
+    samples: int
+    """At the least, for each fault."""
+    offer_s: float
+    """In about this time, besides what the fault itself takes."""
+    outage_s: float
+
+    def rate(self, lasts_s: float) -> float:
+        """Samples a second around a fault that lasts so long."""
+        return min(STEADY_SAMPLES_PER_S, self.samples / (self.offer_s + lasts_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One line of the matrix."""
+
+    fault: str
+    sent: int
+    counted: int
+    quarantined: int
+    """Samples whose records were refused, as they should be."""
+    wrong: int
+    """By how much the counts differ from what was sent, over all (prefix, POP), unless
+    quarantined."""
+    recovery_s: float
+    """From the end of the fault until all that was measured before is in partials."""
+    error: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether every sample counts once, or is among the quarantined ones."""
+        return not self.wrong and not self.error
+
+
+@dataclass
+class Scene:
+    """A running fault, as its scenario sees it."""
+
+    stage: Stage
+    run: int
+    scale: Scale
+    producer: ProducerProcess
+    names: list[Name] = field(default_factory=list)
+    """Batches that were sent past the producer."""
+    signals_before: Counter[str] = field(default_factory=Counter)
+    quarantined_before: Counter[str] = field(default_factory=Counter)
+    duplicates_before: int = 0
+
+    def __post_init__(self) -> None:
+        watch = self.stage.watch
+        self.signals_before = watch.signals.copy()
+        self.quarantined_before = watch.quarantined.copy()
+        self.duplicates_before = watch.duplicates
+
+    @property
+    def sent(self) -> list[Name]:
+        """All batches so far."""
+        return [*self.producer.names, *self.names]
+
+    @property
+    def status(self) -> Status:
+        """The producer's last report."""
+        self.stage.wait(lambda: self.producer.status, "the producer does not report", 20)
+        assert self.producer.status is not None
+        return self.producer.status
+
+    @property
+    def duplicates(self) -> int:
+        """Records dropped as seen before, in this run."""
+        return self.stage.watch.duplicates - self.duplicates_before
+
+    def require(self, holds: object, why: str) -> None:
+        """Refuse a run in which the fault did not come about.
+
+        Raises:
+            NotMetError: it did not.
+        """
+        if not holds:
+            raise NotMetError(f"the fault did not come about: {why}")
+
+    def wait(self, what: Callable[[], object], why: str, timeout_s: float = 90.0) -> None:
+        """See `Stage.wait`."""
+        self.stage.wait(what, why, timeout_s)
+
+    def counted(self) -> Tally:
+        """What the partials say of this run."""
+        watch, found = self.stage.watch, Tally()
+        found.rtt, found.queries = watch.runs[self.run].rtt, watch.runs[self.run].queries
+        found.signals = Counter({p: watch.signals[p] - self.signals_before[p] for p in pops()})
+        return found
+
+    def refused(self) -> Counter[str]:
+        """Records that were quarantined in this run, by reason."""
+        return self.stage.watch.quarantined - self.quarantined_before
+
+
+Play = Callable[[Scene], Iterator[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A kind of fault."""
+
+    name: str
+    play: Play
+    lasting: bool = False
+    """Whether it lasts as long as an outage."""
+    rate: float = 0.0
+    """Samples a second, where the fault is about that."""
+    samples_min: int = 0
+    spill_bytes: int = 0
+
+
+def play(stage: Stage, fault: Fault, run: int, scale: Scale) -> Outcome:
+    """Play a fault; whatever goes wrong is told in the outcome."""
+    producer = stage.start_producer(run, fault.spill_bytes)
+    scene = Scene(stage, run, scale, producer)
+    try:
+        stage.ready()
+        return _played(scene, fault)
+    except NotMetError as error:
+        stage.broken = True
+        producer.end()
+        expected = tally(name for name in scene.sent if not name.step_ms)
+        counted = scene.counted()
+        sent = samples(n for n in scene.sent if n.kind is not Kind.DEMAND)
+        wrong = expected.wrong(counted)
+        return Outcome(fault.name, sent, counted.samples, 0, wrong, float("inf"), str(error))
+
+
+def _played(scene: Scene, fault: Fault) -> Outcome:
+    scale, producer = scene.scale, scene.producer
+    producer.offer(fault.rate or scale.rate(scale.outage_s if fault.lasting else 0.0))
+    time.sleep(scene.stage.rng.uniform(0.2, 0.4) * scale.offer_s)
+    playing = fault.play(scene)
+    next(playing)
+    recovery_s = _settled(scene, max(scale.samples, fault.samples_min))
+    for _ in playing:  # what follows the one `yield`
+        pass
+    producer.end()
+    good = [name for name in scene.sent if not name.step_ms]
+    bad = [name for name in scene.sent if name.step_ms]
+    expected, counted, refused = tally(good), scene.counted(), scene.refused().total()
+    scene.stage.signals_sent += expected.signals
+    error = "" if refused == len(bad) else f"{refused} records quarantined instead of {len(bad)}"
+    outcome = Outcome(
+        fault.name,
+        sent=samples(name for name in scene.sent if name.kind is not Kind.DEMAND),
+        counted=counted.samples,
+        quarantined=samples(name for name in bad if name.kind is not Kind.DEMAND),
+        wrong=expected.wrong(counted),
+        recovery_s=recovery_s,
+        error=error,
+    )
+    scene.stage.broken |= not outcome.good
+    return outcome
+
+
+def _settled(scene: Scene, wanted: int) -> float:
+    """Offer what is wanted, wait until all is counted; gives the seconds until recovery."""
+    mended_s, recovered_s = time.monotonic(), float("inf")
+    window_ms = BULK_WINDOW_S * 1_000
+    mended_ms = time.time_ns() // 1_000_000 // window_ms * window_ms
+    measured = _measured_before(scene.sent, mended_ms)
+    last, stop_s = Tally(), float("inf")
+    while True:
+        scene.stage.look()
+        now_s = time.monotonic()
+        if (
+            recovered_s == float("inf")
+            and scene.stage.watch.before(scene.run, mended_ms) >= measured
+        ):
+            recovered_s = now_s - mended_s
+        if stop_s == float("inf") and samples(scene.sent) >= wanted:
+            scene.producer.offer(0)
+            scene.wait(lambda: not scene.status.rate, "the producer does not pause")
+            stop_s, last = now_s, tally(name for name in scene.sent if not name.step_ms)
+        if stop_s < now_s and scene.producer.is_idle() and not last.wrong(scene.counted()):
+            return recovered_s
+        if now_s - min(stop_s, mended_s + SETTLE_S_MAX) > SETTLE_S_MAX:
+            _fail(scene, last)
+        time.sleep(LOOK_S)
+
+
+def _fail(scene: Scene, expected: Tally) -> None:
+    counted, status = scene.counted(), scene.producer.status
+    raise NotMetError(
+        f"{expected.samples} samples were to be counted and {counted.samples} were, "
+        f"{expected.wrong(counted)} wrong; the producer: {status}"
+    )
+
+
+def _measured_before(names: list[Name], event_ms: int) -> int:
+    """RTT samples measured before a time."""
+    total = 0
+    for name in names:
+        if name.kind is not Kind.RTT or name.step_ms or name.t0_ms >= event_ms:
+            continue
+        held = batch(name)
+        early = rows(held)
+        if name.t0_ms + SPREAD_MS > event_ms:
+            early = int(np.count_nonzero(held.dt_ms < event_ms - name.t0_ms))
+        total += early
+    return total

@@ -1,0 +1,161 @@
+"""A stage: the local AWS, the proxy before it, a worker; faults are played on it one by one.
+
+It owns the processes and ends them all. Between faults it stays as it is, so that what one fault
+leaves behind meets the next.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from benchmarks.faults.local import EmbeddedAws, LocalAws
+from benchmarks.faults.processes import ProducerProcess, Worker
+from benchmarks.faults.producer import Start
+from benchmarks.faults.proxy import Proxy, Service
+from benchmarks.faults.watch import Watch
+from popsteer import aws as clients
+from popsteer.config import Aws
+from popsteer.errors import PopsteerError, StoreError
+from popsteer.samples import BULK_STREAM
+
+if TYPE_CHECKING:
+    from types_boto3_dynamodb import DynamoDBClient
+    from types_boto3_kinesis import KinesisClient
+
+FIRST, OTHER = "first", "other"
+LOOK_S = 0.2
+
+
+class NotMetError(PopsteerError):
+    """What had to come about did not, in time or at all."""
+
+
+class Stage:
+    """Use as a context; `workers` holds the living ones by id."""
+
+    def __init__(self, folder: Path, seed: int, aws: LocalAws | None = None) -> None:
+        self.folder = folder
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.local: LocalAws = aws or EmbeddedAws(folder / "aws")
+        self.proxy = Proxy(self.local.address)
+        self.workers: dict[str, Worker] = {}
+        self.producers: list[ProducerProcess] = []
+        self.signals_sent: Counter[str] = Counter()
+        """Of all runs that are over."""
+        self.broken = False
+        """A run ended without exact counts: what follows would be about that one, too."""
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.local.start()
+        self.proxy.__enter__()
+        self.start_worker(FIRST)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for producer in self.producers:
+            producer.end()
+        for worker in list(self.workers.values()):
+            worker.stop()
+        self.proxy.__exit__()
+        self.local.stop()
+
+    @property
+    def aws(self) -> Aws:
+        """As popsteer sees it: through the proxy."""
+        return Aws(endpoint=self.proxy.endpoint)
+
+    def direct(self, service: Service) -> Aws:
+        """As the harness sees it: past the proxy."""
+        host, port = self.local.address(service)
+        return Aws(endpoint=f"http://{host}:{port}")
+
+    @cached_property
+    def watch(self) -> Watch:
+        """The partials."""
+        return Watch(self.direct(Service.S3))
+
+    @cached_property
+    def kinesis(self) -> "KinesisClient":
+        """Past the proxy."""
+        return clients.kinesis(self.direct(Service.KINESIS))
+
+    @cached_property
+    def dynamodb(self) -> "DynamoDBClient":
+        """Past the proxy."""
+        return clients.dynamodb(self.direct(Service.DYNAMODB))
+
+    def start_worker(self, worker_id: str) -> Worker:
+        """One more `popsteer aggregate`, or the same again."""
+        worker = self.workers.setdefault(worker_id, Worker(self.folder / worker_id, worker_id))
+        worker.start(self.aws)
+        return worker
+
+    def drop_worker(self, worker_id: str) -> None:
+        """End a worker."""
+        self.workers.pop(worker_id).stop()
+
+    def start_producer(self, run: int, spill_bytes: int) -> ProducerProcess:
+        """A producer for a run."""
+        folder = str(self.folder / f"producer-{run}")
+        start = Start(self.aws, folder, self.seed, run, 0)
+        producer = ProducerProcess(start, spill_bytes)
+        producer.launch()
+        self.producers.append(producer)
+        return producer
+
+    def open_shards(self) -> list[str]:
+        """Open shards of the bulk stream, by hash range."""
+        pages = self.kinesis.get_paginator("list_shards").paginate(StreamName=BULK_STREAM)
+        shards = [shard for page in pages for shard in page["Shards"]]
+        living = [s for s in shards if "EndingSequenceNumber" not in s["SequenceNumberRange"]]
+        living.sort(key=lambda s: int(s["HashKeyRange"]["StartingHashKey"]))
+        return [shard["ShardId"] for shard in living]
+
+    def lease_owners(self) -> dict[str, str]:
+        """The worker of each open shard of the bulk stream; "" is none."""
+        items = self.dynamodb.scan(TableName=BULK_STREAM, ConsistentRead=True)["Items"]
+        owners = {i["leaseKey"]["S"]: i.get("leaseOwner", {}).get("S", "") for i in items}
+        suffix = f"-{BULK_STREAM}"
+        return {s: owners.get(s, "").removesuffix(suffix) for s in self.open_shards()}
+
+    def processors(self, worker: Worker) -> list[int]:
+        """The bulk stream's record processors of a worker."""
+        return worker.pids("aggregator.child", f"{BULK_STREAM}.json")
+
+    def look(self) -> None:
+        """Take up new partials, if the store is there."""
+        try:
+            self.watch.look()
+        except StoreError:
+            return
+
+    def wait(self, what: Callable[[], object], why: str, timeout_s: float = 90.0) -> None:
+        """Wait until something holds.
+
+        Raises:
+            NotMetError: it did not, in time.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not what():
+            if time.monotonic() > deadline_s:
+                raise NotMetError(f"after {timeout_s:.0f} s: {why}")
+            time.sleep(LOOK_S)
+
+    def ready(self) -> None:
+        """Wait until every open shard has a living processor.
+
+        Raises:
+            NotMetError: one has none.
+        """
+        self.wait(self._all_read, "shards without a record processor")
+
+    def _all_read(self) -> bool:
+        shards = self.open_shards()
+        count = sum(len(self.processors(worker)) for worker in self.workers.values())
+        return count >= len(shards) and all(self.lease_owners().values())
