@@ -5,20 +5,23 @@ negative answer, additional data. It never sees a message or an EDNS option; siz
 are `resolver.answer`'s.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from resolver.hints import has_hints, with_hints
 from resolver.route import Decision, Steered
-from resolver.wire import NAME_BYTES_MAX, Labels, Rcode, lower
+from resolver.wire import NAME_BYTES_MAX, Key, Labels, Rcode, lower
 from resolver.zone import (
     AAAA,
     ANY,
     CNAME,
     DNAME,
+    DS,
     HTTPS,
+    MADE_BY_SIGNING,
     MX,
     NS,
+    RRSIG,
     SOA,
     SRV,
     SVCB,
@@ -28,6 +31,7 @@ from resolver.zone import (
     Outcome,
     Rdata,
     RRset,
+    Signing,
     Zone,
     Zones,
 )
@@ -37,6 +41,9 @@ CHAIN_MAX = 16
 
 BESIDE_CNAME = frozenset({CNAME, ANY, 24, 25, 30, 46, 47})
 """Types that may stand beside a CNAME, or mean the alias itself: never followed (RFC 4035 §2.5)."""
+
+Hints = tuple[tuple[bytes, ...], tuple[bytes, ...]]
+"""IPv4 and IPv6 addresses."""
 
 Steer = Callable[[Steered, bool], Decision]
 """The route for the client at hand: service, whether IPv6 is wanted."""
@@ -67,38 +74,49 @@ class Resolver:
     steer: Steer
     one_rrset_for_any: bool
     """RFC 8482 §4.1."""
+    dnssec: bool = False
+    """DO is set: what a signed zone says is proven (RFC 4035 §3.1)."""
 
 
 def resolve(name: Labels, qtype: int, resolver: Resolver) -> Sections:
     """The sections for a question of class IN."""
     made = Sections()
     seen: set[Labels] = set()
+    first = resolver.zones.enclosing(lower(name), qtype)
+    if first is None:
+        made.rcode = Rcode.REFUSED
+        return made
     for _ in range(CHAIN_MAX):
         key = lower(name)
         zone = resolver.zones.enclosing(key, qtype)
-        if zone is None:
-            if not made.answer:
-                made.rcode = Rcode.REFUSED
+        # A chain ends at the border of its zone, even if we serve what lies behind: a resolver
+        # believes no zone about another one (RFC 2181 §5.4.1), and BIND does the same.
+        if zone is not first:
             break
         match = zone.find(key, qtype)
         if match.outcome is Outcome.DELEGATED:
             _refer(made, zone, match.node)
+            if resolver.dnssec and zone.signing:
+                _prove(made, zone.signing, match, key, empty=False)
             break
         made.authoritative = True
         if key in seen:
             made.rcode = Rcode.SERVFAIL
             break
         seen.add(key)
+        before = len(made.answer)
         alias = _alias(made, zone, match, name, qtype)
+        if alias is None and made.rcode is Rcode.NOERROR and match.outcome is Outcome.FOUND:
+            _data(made, zone, match.node, name, qtype, resolver)
+        if resolver.dnssec and zone.signing:
+            _prove(made, zone.signing, match, key, empty=len(made.answer) == before)
         if alias is None:
-            if made.rcode is Rcode.NOERROR and match.outcome is Outcome.FOUND:
-                _data(made, zone, match.node, name, qtype, resolver)
             break
         name = alias
     else:
         made.rcode = Rcode.SERVFAIL
     if qtype != ANY:
-        _additional(made, resolver.zones)
+        _additional(made, first, resolver.zones)
     return made
 
 
@@ -145,6 +163,25 @@ def _refer(made: Sections, zone: Zone, cut: Node) -> None:
             (made.glue if below else made.additional).extend(zone.addresses(key))
 
 
+def _prove(made: Sections, signing: Signing, match: Match, key: Key, *, empty: bool) -> None:
+    """What proves the step just done, besides signatures (RFC 4035 §3.1.3, §3.1.4)."""
+    if made.rcode is Rcode.SERVFAIL:
+        return
+    owner = lower(match.node.owner)
+    proofs: list[RRset] = []
+    if match.outcome is Outcome.DELEGATED:
+        # The child's keys, or that it has none.
+        ds = match.node.rrsets.get(DS)
+        proofs = [ds or signing.proof(owner)]
+    elif match.outcome is Outcome.NXDOMAIN:
+        proofs = [signing.proof(key), signing.proof((b"*", *owner))]
+    elif match.outcome is Outcome.FOUND:
+        # A wildcard stood in: that the name itself is not there.
+        proofs = [signing.proof(key)] if owner != key or empty else []
+        proofs += [signing.proof(owner)] if owner != key and empty else []
+    made.authority += [one for i, one in enumerate(proofs) if one not in proofs[:i]]
+
+
 def _data(
     made: Sections, zone: Zone, node: Node, name: Labels, qtype: int, resolver: Resolver
 ) -> None:
@@ -155,65 +192,123 @@ def _data(
         made.rcode = Rcode.SERVFAIL
         return
     if node.service is not None and qtype in {A, AAAA, ANY}:
-        _steered(made, node.service, name, qtype, resolver.steer)
+        _steered(made, zone, node, name, qtype, resolver)
     if qtype == ANY:
-        found = list(node.rrsets.values())
+        found = [r for r in node.rrsets.values() if _is_shown(r, resolver)]
         if resolver.one_rrset_for_any:
             found = found[: 1 + before - len(made.answer)]
+    elif qtype == RRSIG:
+        found = _signatures(node)[: 1 if resolver.one_rrset_for_any else None]
     else:
         found = [node.rrsets[qtype]] if qtype in node.rrsets else []
     for rrset in found:
-        own = replace(rrset, owner=name)
-        if qtype in {HTTPS, SVCB}:
-            own = _hinted(made, own, node, resolver)
-        made.answer.append(own)
+        own = _hinted(made, zone, rrset, node, resolver) if qtype in {HTTPS, SVCB} else rrset
+        made.answer.append(replace(own, owner=name))
     if len(made.answer) == before and made.rcode is Rcode.NOERROR:
         made.authority.append(zone.negative_soa())
 
 
-def _steered(made: Sections, service: Steered, name: Labels, qtype: int, steer: Steer) -> None:
+def _is_shown(rrset: RRset, resolver: Resolver) -> bool:
+    """To ANY: records that signing made are for those who can read them."""
+    return resolver.dnssec or rrset.rtype not in MADE_BY_SIGNING
+
+
+def _signatures(node: Node) -> list[RRset]:
+    """The RRSIGs of a node as records; those of a steered RRset come with it alone."""
+    return [
+        RRset(rrset.owner, RRSIG, rrset.ttl_s, tuple(Rdata((s,)) for s in rrset.signatures))
+        for rrset in node.rrsets.values()
+        if rrset.signatures
+    ]
+
+
+def _steered(
+    made: Sections, zone: Zone, node: Node, name: Labels, qtype: int, resolver: Resolver
+) -> None:
+    service = node.service
+    assert service is not None
     for rtype in (A, AAAA) if qtype == ANY else (qtype,):
-        decision = steer(service, rtype == AAAA)
+        decision = resolver.steer(service, rtype == AAAA)
         if decision.pop is not None:
             rdatas = tuple(Rdata((address,)) for address in decision.addresses)
-            made.answer.append(RRset(name, rtype, service.ttl_s, rdatas))
+            rrset = RRset(node.owner, rtype, service.ttl_s, rdatas)
+            if resolver.dnssec and zone.signing:
+                rrset = zone.signing.over(rrset)
+            made.answer.append(replace(rrset, owner=name))
             made.service, made.decision = service, decision
             return
 
 
-def _hinted(made: Sections, rrset: RRset, node: Node, resolver: Resolver) -> RRset:
-    """The RRset with address hints of the POP to which its target is steered."""
-    rdatas = []
+def _hinted(made: Sections, zone: Zone, rrset: RRset, node: Node, resolver: Resolver) -> RRset:
+    """The RRset with address hints of the POP to which its targets are steered."""
+    chosen = {
+        service: {ipv6: resolver.steer(service, ipv6) for ipv6 in (False, True)}
+        for service in hinted_services(rrset, node, resolver.zones)
+    }
+    if not chosen:
+        return rrset
+    decisions = [one for both in chosen.values() for one in both.values()]
+    made.decision = max(decisions, key=lambda one: one.scope)
+    if not (resolver.dnssec and zone.signing):
+        return with_addresses(
+            rrset,
+            node,
+            resolver.zones,
+            {of: (both[False].addresses, both[True].addresses) for of, both in chosen.items()},
+        )
+    # Signed ahead for each POP, with its addresses in order; where services or families go to
+    # different POPs the hints are left out, which RFC 9460 §7.3 allows: A and AAAA tell.
+    alike = len({one.pop for one in decisions if one.pop is not None}) == 1
+    sorted_addresses = {
+        of: (tuple(sorted(both[False].addresses)), tuple(sorted(both[True].addresses)))
+        for of, both in chosen.items()
+    }
+    hints = sorted_addresses if alike else dict.fromkeys(chosen, ((), ()))
+    return zone.signing.over(with_addresses(rrset, node, resolver.zones, hints))
+
+
+def hinted_services(rrset: RRset, node: Node, zones: Zones) -> list[Steered]:
+    """The services that hints of an HTTPS or SVCB RRset follow."""
+    found = (_hinted_service(rdata, node, zones) for rdata in rrset.rdatas)
+    return list(dict.fromkeys(service for service in found if service is not None))
+
+
+def _hinted_service(rdata: Rdata, node: Node, zones: Zones) -> Steered | None:
+    # TargetName "." is the owner itself (RFC 9460 §2.5.2).
+    service = zones.steered(rdata.target) if rdata.target else node.service
+    return service if service is not None and has_hints(rdata.octets) else None
+
+
+def with_addresses(
+    rrset: RRset, node: Node, zones: Zones, addresses: Mapping[Steered, Hints]
+) -> RRset:
+    """The RRset with these hints, and a TTL no longer than the services'."""
+    rdatas, ttl_s = [], rrset.ttl_s
     for rdata in rrset.rdatas:
-        wire = rdata.parts[0]
-        assert isinstance(wire, bytes)
-        # TargetName "." is the owner itself (RFC 9460 §2.5.2).
-        service = resolver.zones.steered(rdata.target) if rdata.target else node.service
-        if service is None or not has_hints(wire):
-            rdatas.append(rdata)
-            continue
-        chosen = {ipv6: resolver.steer(service, ipv6) for ipv6 in (False, True)}
-        hinted = with_hints(wire, chosen[False].addresses, chosen[True].addresses)
-        rdatas.append(replace(rdata, parts=(hinted,)))
-        made.decision = max(chosen.values(), key=lambda one: one.scope)
-        rrset = replace(rrset, ttl_s=min(rrset.ttl_s, service.ttl_s))
-    return replace(rrset, rdatas=tuple(rdatas))
+        service = _hinted_service(rdata, node, zones)
+        if service is not None:
+            ttl_s = min(ttl_s, service.ttl_s)
+            rdata = replace(rdata, parts=(with_hints(rdata.octets, *addresses[service]),))  # noqa: PLW2901
+        rdatas.append(rdata)
+    return replace(rrset, ttl_s=ttl_s, rdatas=tuple(rdatas))
 
 
 def _targets(rrset: RRset) -> list[Labels]:
     return [rdata.target for rdata in rrset.rdatas if rdata.target is not None]
 
 
-def _additional(made: Sections, zones: Zones) -> None:
-    """Addresses of what the answer names, as far as we are the authority for them."""
+def _additional(made: Sections, zone: Zone, zones: Zones) -> None:
+    """Addresses of what the answer names, as far as this zone has them."""
     present = {(lower(rrset.owner), rrset.rtype) for rrset in made.answer}
     for rrset in made.answer:
         if rrset.rtype not in {NS, MX, SRV, SVCB, HTTPS}:
             continue
         for target in _targets(rrset):
-            key = lower(target)
-            zone = zones.enclosing(key, A)
-            if zone is None or zone.find(key, A).outcome is not Outcome.FOUND:
+            # TargetName "." is the owner itself (RFC 9460 §2.5.2).
+            key = lower(target or rrset.owner)
+            if zones.enclosing(key, A) is not zone:
+                continue
+            if zone.find(key, A).outcome is not Outcome.FOUND:
                 continue
             for found in zone.addresses(key):
                 if (key, found.rtype) not in present:

@@ -17,7 +17,7 @@ from resolver.fast.batch import NAME_BYTES
 from resolver.fast.draft import Draft, UnforeseenError, compose, names_in
 from resolver.fast.names import Names, names_of
 from resolver.fast.words import Bytes
-from resolver.resolve import Resolver, Sections, resolve
+from resolver.resolve import BESIDE_CNAME, Resolver, Sections, resolve
 from resolver.route import Decision, Steered
 from resolver.wire import Key, Labels
 from resolver.zone import AAAA, ANY, CNAME, DNAME, DS, SOA, A, Node, Zones
@@ -145,6 +145,7 @@ class _Writer:
         self._all_types = sorted(
             {t for zone in zones.by_origin.values() for n in zone.nodes.values() for t in n.rrsets}
             | {A, AAAA, ANY, CNAME, DS}
+            | BESIDE_CNAME
         )
         self._other = next(t for t in range(65_280, 65_535) if t not in self._all_types)
 
@@ -166,7 +167,10 @@ class _Writer:
 
     def _types(self, key: Key) -> list[int]:
         types = {ANY, DS, SOA}  # answered in their own way even where there is nothing
-        for node in self._nodes(key):
+        nodes = list(self._nodes(key))
+        if not nodes:
+            return self._all_types  # a carried name: a wildcard or a DNAME may stand for it
+        for node in nodes:
             types |= set(node.rrsets)
             if CNAME in node.rrsets:
                 return self._all_types
@@ -208,8 +212,9 @@ class _Writer:
 
     def _answer(self, name: Labels, qtype: int) -> int:
         sections, families = self._oracle.ask(name, qtype, with_pop=True)
-        if any(_PROBE in found and found != name for found in names_in(sections)):
-            return UNKNOWN  # a DNAME: the answer writes a name that is made from the question's
+        first = sections.answer[0] if sections.answer else None
+        if first is not None and first.rtype == DNAME and len(first.owner) < len(name):
+            return UNKNOWN  # the answer writes a name that is made from the question's
         if not families:
             return self.pages.number(compose(name, sections, steered=False), 0, False, UNKNOWN)
         empty, again = self._oracle.ask(name, qtype, with_pop=False)

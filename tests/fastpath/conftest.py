@@ -59,6 +59,9 @@ child    NS ns.child
 child    NS ns1
 ns.child A 192.0.2.77
 old      DNAME new
+*.new    A 192.0.2.44
+toold    CNAME made.old
+towild   CNAME held.wild
 web      HTTPS 1 . alpn="h3,h2"
 Upper    MX 10 Mail.Upper
 Mail.Upper A 192.0.2.9

@@ -28,9 +28,11 @@ NAMES = [
     *("web.cdn.example", "upper.cdn.example", "mail.upper.cdn.example", "hostmaster.cdn.example"),
     *("x.hostmaster.cdn.example", "ns1.cdn.example", "x.ns1.cdn.example", "plain.test"),
     *("nothing.plain.test", "nothing.cdn.example", "a.b.c.d.cdn.example", "example", "org", ""),
+    *("toold.cdn.example", "made.old.cdn.example", "towild.cdn.example", "held.wild.cdn.example"),
     *("elsewhere.net", "www.elsewhere.net", "*.wild.cdn.example", "x.*.wild.cdn.example"),
 ]
 TYPES = [1, 28, 1, 28, 2, 5, 6, 12, 15, 16, 33, 39, 43, 48, 64, 65, 255, 257, 65280, 65281, 99]
+TYPES += [24, 25, 46, 47]  # the types that may stand beside an alias
 CLIENTS = [
     bytes([10, 1, 5, 200]),
     bytes([192, 0, 2, 1]),
