@@ -26,6 +26,7 @@ from resolver.wire import (
     QR,
     RD,
     TC,
+    Labels,
     Opcode,
     Query,
     Question,
@@ -33,7 +34,7 @@ from resolver.wire import (
     WireBuffer,
     parse,
 )
-from resolver.zone import ANY, TXT, Rdata, RRset
+from resolver.zone import ANY, RRSIG, TXT, Rdata, RRset
 
 UDP_BYTES_PLAIN = 512
 """RFC 1035 §4.2.1, without EDNS."""
@@ -207,7 +208,9 @@ def _resolve(query: Query, asked: Asked, client: Client, snapshot: Snapshot, dra
         )
 
     small = snapshot.options.minimal_any and client.transport is Transport.UDP
-    return resolve(question.name, question.qtype, Resolver(snapshot.zones, steer, small))
+    dnssec = query.edns is not None and query.edns.dnssec_ok
+    resolver = Resolver(snapshot.zones, steer, small, dnssec)
+    return resolve(question.name, question.qtype, resolver)
 
 
 def _status(question: Question, snapshot: Snapshot) -> Sections:
@@ -265,13 +268,15 @@ def _render(
         buffer.pack("!HH", question.qtype, question.qclass)
         counts[0] = 1
     qclass = question.qclass if question and question.qclass == CH else IN
+    dnssec = query.edns is not None and query.edns.dnssec_ok
     whole = True
     for section, rrsets in enumerate((sections.answer, sections.authority, sections.glue), 1):
         for rrset in rrsets if whole else ():
-            whole = _write(buffer, rrset, qclass, limit)
-            counts[section] += len(rrset.rdatas) if whole else 0
+            written = _write(buffer, rrset, qclass, limit, dnssec)
+            counts[section] += written
+            whole = written > 0
     for rrset in sections.additional if whole else ():
-        counts[3] += len(rrset.rdatas) if _write(buffer, rrset, qclass, limit) else 0
+        counts[3] += _write(buffer, rrset, qclass, limit, dnssec)
     buffer.append(opt + tsig)
     counts[3] += bool(opt) + bool(tsig)
     flags = QR | query.opcode << OPCODE_SHIFT | sections.rcode & 0xF
@@ -306,17 +311,26 @@ def _opt(query: Query, rcode: Rcode, options: list[tuple[int, bytes]]) -> bytes:
     return bytes(buffer.data)
 
 
-def _write(buffer: WireBuffer, rrset: RRset, rclass: int, limit: int) -> bool:
-    """Append an RRset whole, or not at all where it does not fit."""
+def _write(buffer: WireBuffer, rrset: RRset, rclass: int, limit: int, dnssec: bool) -> int:
+    """Append an RRset whole with its signatures, or nothing where it does not fit; records."""
     start = buffer.offset
-    owner = DNSLabel(rrset.owner)
-    for rdata in rrset.rdatas:
-        buffer.encode_name(owner)
-        buffer.pack("!HHIH", rrset.rtype, rclass, rrset.ttl_s, 0)
-        size_at = buffer.offset - 2
-        rdata.pack(buffer)
-        buffer.update(size_at, "!H", buffer.offset - size_at - 2)
-        if buffer.offset > limit:
-            buffer.cut(start)
-            return False
-    return True
+    # RFC 4034 §3: a signature has the TTL of what it covers.
+    signatures = [Rdata((one,)) for one in rrset.signatures] if dnssec else []
+    for rtype, rdatas in ((rrset.rtype, rrset.rdatas), (RRSIG, signatures)):
+        for rdata in rdatas:
+            write_record(buffer, rrset.owner, rtype, rclass, rrset.ttl_s, rdata)
+            if buffer.offset > limit:
+                buffer.cut(start)
+                return 0
+    return len(rrset.rdatas) + len(signatures)
+
+
+def write_record(
+    buffer: WireBuffer, owner: Labels, rtype: int, rclass: int, ttl_s: int, rdata: Rdata
+) -> None:
+    """Append one record (RFC 1035 §4.1.3)."""
+    buffer.encode_name(DNSLabel(owner))
+    buffer.pack("!HHIH", rtype, rclass, ttl_s, 0)
+    size_at = buffer.offset - 2
+    rdata.pack(buffer)
+    buffer.update(size_at, "!H", buffer.offset - size_at - 2)

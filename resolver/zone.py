@@ -4,6 +4,8 @@ Owns the structure and the search; files are `resolver.zonefile`'s. Steered name
 any other: they exist, they have TTL and type, only their A and AAAA come from the route.
 """
 
+import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -12,10 +14,13 @@ from types import MappingProxyType
 from dnslib.label import DNSLabel
 
 from resolver.route import Steered
-from resolver.wire import Key, Labels, WireBuffer, lower
+from resolver.wire import Key, Labels, WireBuffer, lower, octets
 
 A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, DNAME, DS = 1, 2, 5, 6, 12, 15, 16, 28, 33, 39, 43
 SVCB, HTTPS, ANY = 64, 65, 255
+RRSIG, NSEC, DNSKEY, CDS, CDNSKEY = 46, 47, 48, 59, 60
+MADE_BY_SIGNING = frozenset({RRSIG, NSEC, DNSKEY, CDS, CDNSKEY})
+"""Types that a signed zone has besides those of its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,11 @@ class Rdata:
             else:
                 buffer.encode_name(DNSLabel(part))
 
+    @property
+    def octets(self) -> bytes:
+        """The data without compression."""
+        return b"".join(p if isinstance(p, bytes) else octets(p) for p in self.parts)
+
 
 @dataclass(frozen=True, slots=True)
 class RRset:
@@ -47,6 +57,41 @@ class RRset:
     rtype: int
     ttl_s: int
     rdatas: tuple[Rdata, ...]
+    signatures: tuple[bytes, ...] = ()
+    """Data of its RRSIG records, made ahead; they go along where the query has DO."""
+
+    @property
+    def digest(self) -> bytes:
+        """What a signature is found by: owner, type, TTL and the data in any order."""
+        sha = hashlib.sha256(octets(lower(self.owner)))
+        sha.update(b"%d %d" % (self.rtype, self.ttl_s))
+        for data in sorted(rdata.octets for rdata in self.rdatas):
+            sha.update(b" %d " % len(data))
+            sha.update(data)
+        return sha.digest()[:DIGEST_BYTES]
+
+
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """What a signed zone has to prove what it says (RFC 4035 §3.1). There is no key in it."""
+
+    signatures: Mapping[bytes, tuple[bytes, ...]]
+    """Data of RRSIG records by `RRset.digest`, also of what POPs would answer."""
+    order: tuple[Key, ...]
+    """Reversed names of the NSEC chain: tuples then compare as RFC 4034 §6.1 wants."""
+    chain: tuple[RRset, ...]
+    """The NSEC of each."""
+
+    def over(self, rrset: RRset) -> RRset:
+        """The RRset with its signatures; the owner is the one in the zone, `*` included."""
+        return replace(rrset, signatures=self.signatures.get(rrset.digest, ()))
+
+    def proof(self, name: Key) -> RRset:
+        """The NSEC of a name, or the one that says that there is no such name."""
+        return self.chain[bisect_right(self.order, name[::-1]) - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +131,7 @@ class Zone:
     nodes: Mapping[Key, Node]
     negative_ttl_s: int
     """min(TTL of the SOA, its MINIMUM) (RFC 2308 §5)."""
+    signing: Signing | None = None
 
     @property
     def apex(self) -> Node:
@@ -95,7 +141,7 @@ class Zone:
     def negative_soa(self) -> RRset:
         """The SOA as negative answers carry it (RFC 2308 §3)."""
         soa = self.apex.rrsets[SOA]
-        return RRset(soa.owner, SOA, self.negative_ttl_s, soa.rdatas)
+        return replace(soa, ttl_s=self.negative_ttl_s)
 
     def find(self, name: Key, qtype: int) -> Match:
         """Go down from the apex to a name in this zone, as far as there are nodes."""
