@@ -48,6 +48,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "plan", "console.commands.processes:plan", "", "Solve, judge and publish the table"
         ),
         Command("serve", "console.commands.processes:serve", "", "Answer DNS from the table"),
+        Command("sign", "console.commands.sign:app", "", "Sign the zones ahead; roll their keys"),
         Command(
             "console", "console.commands.processes:console", "", "The POP-health page and its API"
         ),
@@ -58,6 +59,15 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "console.commands.explain:explain",
             "ADDRESS|PREFIX",
             "Why a client goes where it goes",
+        ),
+        Command(
+            "history",
+            "console.commands.history:history",
+            "PREFIX|POP",
+            "What was measured of a prefix or a POP",
+        ),
+        Command(
+            "query", "console.commands.history:query", "SQL", "What was measured, asked in SQL"
         ),
         Command("whatif", "console.commands.whatif:whatif", "", "What a loss or a surge would do"),
         Command(

@@ -29,6 +29,8 @@ class Dns(Section, frozen=True, kw_only=True):
     listen: str | tuple[str, ...] = "127.0.0.1:5300"
     zones: tuple[str, ...] = ()
     """RFC 1035 master files."""
+    dnssec: str = ""
+    """What `popsteer sign` made of zones and POPs; empty serves unsigned."""
     workers: Count = 1
     nsid: str = ""
     cookies: bool = True

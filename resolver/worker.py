@@ -25,13 +25,13 @@ from resolver.counts import Counts
 from resolver.demand import demand_of
 from resolver.fast.limit import limits
 from resolver.fast.path import FastPath
-from resolver.route import DRAW_BITS, Fleet, Outlook, fleet_of
+from resolver.route import DRAW_BITS, Outlook
 from resolver.snapshot import Options, Rung, Snapshot
 from resolver.sockets import Bound
 from resolver.tcp import TcpListener
 from resolver.udp import UdpListener
 from resolver.zone import Zones
-from resolver.zonefile import load_zones
+from resolver.zonefile import checked_fleet, load_zones
 
 Tell = Callable[["Report"], None]
 """Where a worker's reports go."""
@@ -76,7 +76,7 @@ class Worker:
         """One reload at a time: the last to start is the last to end."""
         self._reloads: set[asyncio.Task[None]] = set()
         self._zones = load_zones(config)
-        self.snapshot = Snapshot(self._zones, _fleet(config), _options(config, secret))
+        self.snapshot = Snapshot(self._zones, checked_fleet(config), _options(config, secret))
         self._udp = [UdpListener(one.udp, self._respond_udp) for one in sockets]
         self._fast = FastPath(
             self._udp,
@@ -184,13 +184,6 @@ def _packed(host: str) -> bytes:
     if ":" in host:
         return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
     return socket.inet_aton(host)
-
-
-def _fleet(config: Config) -> Fleet:
-    try:
-        return fleet_of(config)
-    except ValueError as error:
-        raise ConfigError(f"pop: {error}") from None
 
 
 def _options(config: Config, secret: CookieSecret) -> Options:

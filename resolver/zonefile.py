@@ -21,7 +21,8 @@ import dns.zonefile
 from popsteer.config import Config
 from popsteer.errors import ConfigError
 from popsteer.names import dns_name
-from resolver.route import Steered, steered_of
+from resolver.dnssec import lay_over, read_signed
+from resolver.route import Fleet, Steered, fleet_of, steered_of
 from resolver.wire import Key, Labels, lower
 from resolver.zone import AAAA, CNAME, DNAME, MX, NS, PTR, SOA, A, Node, Rdata, RRset, Zone, Zones
 
@@ -37,6 +38,32 @@ _TARGET_FIELDS = {"NS": "target", "CNAME": "target", "DNAME": "target", "PTR": "
 
 
 def load_zones(config: Config) -> Zones:
+    """All zones of a configuration, with its services in them and their signatures over them.
+
+    Raises:
+        ConfigError: a file cannot be read, is no zone, does not go with a service, or the file of
+            signatures does not cover it all.
+    """
+    zones = unsigned_zones(config)
+    if not config.dns.dnssec:
+        return zones
+    path = config.path(config.dns.dnssec)
+    return lay_over(zones, checked_fleet(config), read_signed(path), path)
+
+
+def checked_fleet(config: Config) -> Fleet:
+    """The addresses of a configuration.
+
+    Raises:
+        ConfigError: one is no address.
+    """
+    try:
+        return fleet_of(config)
+    except ValueError as error:
+        raise ConfigError(f"pop: {error}") from None
+
+
+def unsigned_zones(config: Config) -> Zones:
     """All zones of a configuration, with its services in them.
 
     Raises:
