@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.estimate import Estimates
+from aggregator.kernel import kernel
 from aggregator.prefixes import UNKNOWN, Prefixes, Rows
 from aggregator.solve import NOWHERE
 
@@ -35,11 +36,12 @@ class Candidates:
     pop: NDArray[np.int64]
     rtt_us: F64
     spread_us: F64
-    samples: F64
-    age_s: F64
-    loss: F64
     cost_us: F64
     """RTT plus what its loss costs."""
+    pair: NDArray[np.int64]
+    """Which of `known` each is; NOWHERE in padding."""
+    known: Estimates
+    """The estimates, measured and inferred."""
     inferred: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -48,36 +50,55 @@ class Candidates:
 
 def candidates(estimates: Estimates, prefixes: Prefixes, pops: int) -> Candidates:
     """All prefixes with an estimate, or inside a prefix with one."""
-    full, inferred = _inferred(estimates, prefixes, pops)
-    cost = full.rtt_us + RETRANSMIT_US * _loss_beyond_chance(full)
-    pair_row = full.key // pops
-    order = np.lexsort((full.key, cost, pair_row))
-    row, at = np.unique(pair_row, return_index=True)
-    line = np.searchsorted(row, pair_row[order])
-    column = np.arange(len(order)) - at[line]
+    known, inferred = _inferred(estimates, prefixes, pops)
+    cost = known.rtt_us + RETRANSMIT_US * _loss_beyond_chance(known)
+    row = known.key // pops
+    first = np.flatnonzero(np.append(True, row[1:] != row[:-1])) if len(row) else row
+    bounds = np.append(first, len(row))
+    n = len(first)
     # No wider than any row is: empty columns cost every later step as much as full ones.
-    widest = int(column.max(initial=0)) + 1
-    width = int(min(widest, max(WIDTH_MIN, CELLS_MAX // max(len(row), 1))))
-    keep = column < width
-    into, taken = (line[keep], column[keep]), order[keep]
+    widest = int(np.diff(bounds).max(initial=0))
+    width = int(min(widest, max(WIDTH_MIN, CELLS_MAX // max(n, 1))))
+    pair = np.full((n, width), NOWHERE, np.int64)
+    _cheapest(cost, bounds, pair)
+    padding = pair == NOWHERE
 
     def spread_out(values: F64, empty: float) -> F64:
-        cells = np.full((len(row), width), empty)
-        cells[into] = values[taken]
+        cells = values[pair] if len(values) else np.empty(pair.shape)
+        cells[padding] = empty
         return cells
 
-    pop = spread_out((full.key % pops).astype(np.float64), NOWHERE).astype(np.int64)
     return Candidates(
-        row,
-        pop,
-        spread_out(full.rtt_us, np.nan),
-        spread_out(full.spread_us, np.nan),
-        spread_out(full.samples, 0.0),
-        spread_out(full.age_s, np.nan),
-        spread_out(full.loss, np.nan),
+        row[first],
+        np.where(padding, NOWHERE, known.key[pair] % pops if n else pair),
+        spread_out(known.rtt_us, np.nan),
+        spread_out(known.spread_us, np.nan),
         spread_out(cost, np.inf),
-        spread_out(inferred.astype(np.float64), 0.0) > 0,
+        pair,
+        known,
+        inferred[pair] & ~padding if n else padding,
     )
+
+
+@kernel
+def _cheapest(cost: F64, bounds: NDArray[np.int64], pair: NDArray[np.int64]) -> None:
+    """The pairs of each row, cheapest first, of equal ones the first; as many as there are columns.
+
+    Row i has the pairs from `bounds[i]` to `bounds[i + 1]`.
+    """
+    n, width = pair.shape
+    for row in range(n):
+        filled = 0
+        for one in range(bounds[row], bounds[row + 1]):
+            at = filled
+            while at > 0 and cost[one] < cost[pair[row, at - 1]]:
+                at -= 1
+            if at == width:
+                continue
+            filled = min(filled + 1, width)
+            for moved in range(filled - 1, at, -1):
+                pair[row, moved] = pair[row, moved - 1]
+            pair[row, at] = one
 
 
 def _loss_beyond_chance(estimates: Estimates) -> F64:
@@ -91,9 +112,8 @@ def _inferred(
     estimates: Estimates, prefixes: Prefixes, pops: int
 ) -> tuple[Estimates, NDArray[np.bool_]]:
     """The estimates with those of the wider prefix where a prefix has none of its own."""
-    every = np.arange(len(prefixes))
-    parent = prefixes.covering(every)
-    children = every[parent != UNKNOWN]
+    parent = prefixes.covering()
+    children = np.flatnonzero(parent != UNKNOWN)
     measured = np.zeros(len(estimates), bool)
     if not len(children):
         return estimates, measured

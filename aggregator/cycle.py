@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.candidates import Candidates, candidates
-from aggregator.compare import Answers, answers, load_bps
+from aggregator.compare import Answers, answers, load_bps, present_shares
 from aggregator.control import Fleet
 from aggregator.estimate import Estimates
+from aggregator.evidence import evidence_of
 from aggregator.policy import POLICIES
 from aggregator.prefixes import Prefixes
 from aggregator.rows import Rows8, ranked_rows
@@ -24,8 +25,6 @@ from popsteer.evidence import Evidence, Reason
 from popsteer.names import IPV6_BIT, Prefix
 from popsteer.table import Table, TableMeta, build
 
-EVIDENCE_CANDIDATES = 16
-"""POPs per prefix that the evidence names; the dearest are left out."""
 MOVED_FOR_GAIN_MAX = 0.15
 """Share of demand that one table may move for gain alone."""
 
@@ -95,7 +94,16 @@ def plan(inputs: Inputs) -> Outcome | None:
     )
     return Outcome(
         table,
-        _evidence(inputs, considered, problem, assignment),
+        evidence_of(
+            inputs.meta.generation,
+            inputs.now_ms,
+            inputs.fleet.pops,
+            inputs.prefixes,
+            considered,
+            assignment,
+            problem.demand_bps,
+            _reasons(inputs, considered, problem, assignment),
+        ),
         considered,
         assignment,
         problem.demand_bps,
@@ -116,7 +124,7 @@ def usable_pops(fleet: Fleet, up: Bools, drained: Bools) -> Bools:
 def _problem(inputs: Inputs, considered: Candidates, before: Answers) -> Problem:
     usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
     here = (considered.pop != NOWHERE) & usable[considered.pop] & _allowed(inputs, considered)
-    present = _present(considered, fallen_over(before, usable))
+    present = present_shares(considered.pop, fallen_over(before, usable))
     own = present > 0
     own_spread = np.where(own, considered.spread_us, 0.0).max(axis=1, initial=0.0)
     doubt = np.hypot(np.nan_to_num(considered.spread_us), own_spread[:, None])
@@ -164,15 +172,6 @@ def fallen_over(said: Answers, usable: Bools) -> Answers:
             share[rows, rank] += np.where(able[:, rank], left, 0.0)
             left = np.where(able[:, rank], 0.0, left)
     return Answers(said.pop, share)
-
-
-def _present(considered: Candidates, before: Answers) -> F64:
-    """The shares in force, on the candidates' columns."""
-    present = np.zeros(considered.pop.shape)
-    for j in range(before.pop.shape[1]):
-        same = (considered.pop == before.pop[:, j, None]) & (before.pop[:, j, None] >= 0)
-        present += np.where(same, before.share[:, j, None], 0.0)
-    return present
 
 
 def _note(considered: Candidates, problem: Problem, assignment: Assignment) -> str:
@@ -274,43 +273,6 @@ def _reasons(
             reason[inside & known & ~chosen] = Reason.PINNED_ELSEWHERE
             reason[inside & chosen] = Reason.CHOSEN
     return reason
-
-
-def _evidence(
-    inputs: Inputs, considered: Candidates, problem: Problem, assignment: Assignment
-) -> Evidence:
-    """Long form; the placed and the cheapest candidates of each prefix, best first."""
-    n, k = considered.pop.shape
-    known = considered.pop != NOWHERE
-    rank = np.broadcast_to(np.arange(k), (n, k))
-    keep = known & ((rank < EVIDENCE_CANDIDATES) | (assignment.share > 0))
-    line, column = np.nonzero(keep)
-    row = considered.row[line]
-    net, plen = inputs.prefixes.net[row], inputs.prefixes.plen[row]
-    order = np.lexsort(
-        (column, -assignment.share[keep], plen & np.uint8(0x7F), net, plen & np.uint8(IPV6_BIT))
-    )
-    pop = considered.pop[keep]
-
-    def column_of(values: F64) -> NDArray[np.float32]:
-        return values[order].astype(np.float32)
-
-    return Evidence(
-        inputs.meta.generation,
-        inputs.now_ms,
-        inputs.fleet.pops,
-        net[order],
-        plen[order],
-        column_of(problem.demand_bps[line]),
-        pop[order].astype(np.uint16),
-        column_of(considered.rtt_us[keep]),
-        column_of(considered.spread_us[keep]),
-        column_of(considered.samples[keep]),
-        column_of(considered.age_s[keep]),
-        column_of(considered.loss[keep]),
-        column_of(assignment.price_us[pop]),
-        _reasons(inputs, considered, problem, assignment)[keep][order],
-    )
 
 
 def data_age_s(table: Table, now_ms: int) -> float:

@@ -28,6 +28,9 @@ class Prefixes:
         # Sorted nets and their rows, by `plen`: there are few lengths, and within one a lookup
         # is a binary search.
         self._sorted: dict[int, tuple[Net, Rows]] = {}
+        # Both are of so many prefixes as they are long, and made anew when there are more.
+        self._by_address: Rows = np.zeros(0, np.int64)
+        self._covering: Rows = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.net)
@@ -66,10 +69,22 @@ class Prefixes:
         order = np.argsort(nets, kind="stable")
         self._sorted[plen] = nets[order], all_rows[order]
 
-    def covering(self, rows: Rows) -> Rows:
-        """The row of the longest known prefix that properly contains each; UNKNOWN if none."""
-        best = np.full(len(rows), UNKNOWN, np.int64)
-        net, plen = self.net[rows], self.plen[rows]
+    def by_address(self) -> Rows:
+        """All rows, sorted by family, address and length."""
+        if len(self._by_address) < len(self):
+            length, family = self.plen & LENGTH_MASK, self.plen & IPV6_BIT
+            self._by_address = np.lexsort((length, self.net, family))
+        return self._by_address
+
+    def covering(self) -> Rows:
+        """Of each row, that of the longest known prefix that properly contains it, or UNKNOWN."""
+        if len(self._covering) < len(self):
+            self._covering = self._covers()
+        return self._covering
+
+    def _covers(self) -> Rows:
+        best = np.full(len(self), UNKNOWN, np.int64)
+        net, plen = self.net, self.plen
         for wide in sorted(self._sorted, key=lambda p: p & LENGTH_MASK):
             nets, wide_rows = self._sorted[wide]
             length = wide & LENGTH_MASK

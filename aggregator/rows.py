@@ -1,12 +1,12 @@
 """Rows of the table: ranked candidates with shares in 255ths, from an assignment."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.candidates import Candidates
+from aggregator.kernel import kernel
 from aggregator.solve import NOWHERE, Assignment, Problem, backups
 from popsteer.names import Net, Plen, Prefix
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, SHARE_WHOLE
@@ -14,6 +14,7 @@ from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, SHARE_WHOLE
 TENTH_MS_US = 100.0
 
 F64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,59 +65,133 @@ def ranked_rows(considered: Candidates, problem: Problem, assignment: Assignment
     room that is left; then it is ranked by cost and the price of scarce capacity. POPs that
     cannot be used stand last.
     """
-    n, k = considered.pop.shape
-    price = assignment.price_us[np.maximum(considered.pop, 0)]
-    worth = np.where(np.isfinite(problem.cost_us), considered.cost_us + price, np.inf)
-    share = _whole_shares(assignment.share)
-    unusable = ~np.isfinite(problem.cost_us)
-    backup = backups(problem, assignment)[:, None] == np.arange(k)
-    line = np.repeat(np.arange(n), k)
-    order = np.lexsort(
-        (
-            np.nan_to_num(considered.cost_us, posinf=1e18).ravel(),
-            np.nan_to_num(worth, posinf=1e18).ravel(),
-            unusable.ravel(),
-            ~backup.ravel(),
-            -share.ravel(),
-            (considered.pop == NOWHERE).ravel(),
-            line,
-        )
-    ).reshape(n, k)[:, :CANDIDATES_MAX]
-    pick = order - np.arange(n)[:, None] * k
-    pop = np.take_along_axis(considered.pop, pick, 1)
-    rtt = np.take_along_axis(considered.rtt_us, pick, 1)
-    chosen_share = np.take_along_axis(share, pick, 1)
-    # A row in which nothing is usable still names its fastest POP: the resolver may know better.
-    chosen_share[chosen_share.sum(axis=1) == 0, 0] = SHARE_WHOLE
-    known = pop != NOWHERE
-    tenths = np.clip(np.nan_to_num(rtt, nan=0.0) / TENTH_MS_US, 0, NO_RTT - 1)
-    return Rows8(
-        _wide(np.where(known, pop, NO_POP), NO_POP, np.uint16),
-        _wide(chosen_share, 0, np.uint8),
-        _wide(np.where(known & np.isfinite(rtt), np.rint(tenths), NO_RTT), NO_RTT, np.uint16),
+    n = len(considered)
+    share = whole_shares(assignment.share)
+    worth = considered.cost_us + assignment.price_us[np.maximum(considered.pop, 0)]
+    best = np.full((n, CANDIDATES_MAX), NOWHERE, np.int64)
+    _rank(
+        considered.pop,
+        np.where(np.isfinite(problem.cost_us), worth, np.inf),
+        considered.cost_us,
+        share,
+        backups(problem, assignment),
+        best,
+    )
+    rows = Rows8(
+        np.full((n, CANDIDATES_MAX), NO_POP, np.uint16),
+        np.zeros((n, CANDIDATES_MAX), np.uint8),
+        np.full((n, CANDIDATES_MAX), NO_RTT, np.uint16),
         np.zeros(0, np.uint64),
         np.zeros(0, np.uint8),
     )
+    _write(best, considered.pop, share, considered.rtt_us, rows.pop, rows.share, rows.rtt)
+    return rows
 
 
-def _whole_shares(share: F64) -> NDArray[np.int64]:
+@kernel
+def _rank(pop: Ints, worth_us: F64, cost_us: F64, share: Ints, backup: Ints, best: Ints) -> None:
+    """The columns of the eight best of each row, by selection; infinite worth is unusable."""
+    n, k = pop.shape
+    taken = np.zeros(k, np.bool_)
+    for row in range(n):
+        taken[:] = False
+        for rank in range(min(k, best.shape[1])):
+            top = -1
+            for c in range(k):
+                if taken[c] or pop[row, c] == NOWHERE:
+                    continue
+                if top < 0:
+                    top = c
+                elif share[row, c] != share[row, top]:
+                    if share[row, c] > share[row, top]:
+                        top = c
+                elif (c == backup[row]) != (top == backup[row]):
+                    if c == backup[row]:
+                        top = c
+                elif worth_us[row, c] != worth_us[row, top]:
+                    if worth_us[row, c] < worth_us[row, top]:
+                        top = c
+                elif cost_us[row, c] < cost_us[row, top]:
+                    top = c
+            if top < 0:
+                break
+            taken[top] = True
+            best[row, rank] = top
+
+
+@kernel
+def _write(
+    best: Ints,
+    pop: Ints,
+    share: Ints,
+    rtt_us: F64,
+    into_pop: NDArray[np.uint16],
+    into_share: NDArray[np.uint8],
+    into_rtt: NDArray[np.uint16],
+) -> None:
+    """The columns of a table, from the columns chosen."""
+    for row in range(len(best)):
+        whole = 0
+        for rank in range(best.shape[1]):
+            column = best[row, rank]
+            if column == NOWHERE:
+                break
+            into_pop[row, rank] = pop[row, column]
+            into_share[row, rank] = share[row, column]
+            whole += share[row, column]
+            if np.isfinite(rtt_us[row, column]):
+                tenths = min(max(rtt_us[row, column] / TENTH_MS_US, 0.0), NO_RTT - 1.0)
+                into_rtt[row, rank] = np.uint16(np.rint(tenths))
+        # A row in which nothing is usable still names its fastest POP: the resolver may know
+        # better.
+        if whole == 0:
+            into_share[row, 0] = SHARE_WHOLE
+
+
+def whole_shares(share: F64) -> Ints:
     """255ths that add up to 255, by largest remainders; at most eight candidates keep a share."""
-    if share.shape[1] > CANDIDATES_MAX:
-        least = np.sort(share, axis=1)[:, -CANDIDATES_MAX, None]
-        share = np.where(share >= np.maximum(least, 1e-12), share, 0.0)
-        first = np.cumsum(share > 0, axis=1) <= CANDIDATES_MAX
-        share = np.where(first, share, 0.0)
-    whole = share.sum(axis=1, keepdims=True)
-    exact = np.divide(share, whole, out=np.zeros_like(share), where=whole > 0) * SHARE_WHOLE
-    floor = np.floor(exact).astype(np.int64)
-    missing = np.where(whole[:, 0] > 0, SHARE_WHOLE - floor.sum(axis=1), 0)
-    rank = np.argsort(np.argsort(-(exact - floor), axis=1, kind="stable"), axis=1, kind="stable")
-    whole_shares: NDArray[np.int64] = floor + (rank < missing[:, None])
-    return whole_shares
+    whole = np.zeros(share.shape, np.int64)
+    _round_shares(share, whole)
+    return whole
 
 
-def _wide(cells: NDArray[np.int64] | F64, empty: int, dtype: type[np.generic]) -> NDArray[Any]:
-    """Padded to eight columns."""
-    missing = CANDIDATES_MAX - cells.shape[1]
-    padded = np.pad(cells, ((0, 0), (0, max(0, missing))), constant_values=empty)
-    return padded.astype(dtype)
+@kernel
+def _round_shares(share: F64, whole: Ints) -> None:
+    n, k = share.shape
+    exact = np.zeros(k)
+    for row in range(n):
+        total = 0.0
+        kept = _kept(share[row], exact)
+        for c in range(k):
+            total += exact[c]
+        if kept == 0:
+            continue
+        missing = SHARE_WHOLE
+        for c in range(k):
+            exact[c] = exact[c] / total * SHARE_WHOLE
+            whole[row, c] = int(np.floor(exact[c]))
+            missing -= whole[row, c]
+        for _ in range(missing):
+            top = 0
+            for c in range(1, k):
+                # What was rounded up has a negative remainder now.
+                if exact[c] - whole[row, c] > exact[top] - whole[row, top]:
+                    top = c
+            whole[row, top] += 1
+
+
+@kernel
+def _kept(share: F64, kept: F64) -> int:
+    """Copies the eight largest shares, of equal ones the first, and gives how many there are."""
+    kept[:] = 0.0
+    count = 0
+    while count < CANDIDATES_MAX:
+        top = -1
+        for c in range(len(share)):
+            if share[c] > 0 and kept[c] == 0 and (top < 0 or share[c] > share[top]):
+                top = c
+        if top < 0:
+            break
+        kept[top] = share[top]
+        count += 1
+    return count

@@ -1,13 +1,15 @@
 """Evidence: why a table says what it says, `evidence/<generation>.arrow`.
 
-One row per (prefix, POP) that the planner considered, with the estimate it used and the rule
-that placed or removed the POP. `explain` reads it; no decision rests on it.
+Of each (prefix, POP) that the planner considered: the estimate it used and the rule that placed or
+removed the POP. `explain` reads it; no decision rests on it. The bytes are an Arrow IPC stream with
+a row per prefix; they must not outweigh the table, so numbers have half precision there.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -79,35 +81,69 @@ class Evidence:
         return chosen
 
 
+_PAIR = pa.struct(
+    [
+        ("pop", pa.uint16()),
+        ("rtt_ms", pa.float16()),
+        ("spread_ms", pa.float16()),
+        ("samples", pa.float16()),
+        ("age_s", pa.float16()),
+        ("loss", pa.float16()),
+        ("reason", pa.uint8()),
+    ]
+)
 _COLUMNS = [
     ("net", pa.uint64()),
     ("plen", pa.uint8()),
     ("demand_bps", pa.float32()),
-    ("pop", pa.uint16()),
-    ("rtt_us", pa.float32()),
-    ("spread_us", pa.float32()),
-    ("samples", pa.float32()),
-    ("age_s", pa.float32()),
-    ("loss", pa.float32()),
-    ("price_us", pa.float32()),
-    ("reason", pa.uint8()),
+    ("pairs", pa.list_(_PAIR)),
 ]
+_UNITS = {"rtt_ms": ("rtt_us", 1e3), "spread_ms": ("spread_us", 1e3)}
+"""Column of `Evidence` behind a column of the bytes, and how many of its units are one."""
+_HALF_MAX = 65_504.0
+"""The largest half-precision number; more is written as this."""
+
+
+class _Head(msgspec.Struct):
+    generation: int
+    created_ms: int
+    pops: tuple[str, ...]
+    price_us: tuple[float, ...]
 
 
 def encode(evidence: Evidence) -> bytes:
-    """The bytes of the object."""
-    metadata = {
-        "generation": str(evidence.generation),
-        "created_ms": str(evidence.created_ms),
-        "pops": ",".join(evidence.pops),
-    }
+    """The bytes of the object: one row per prefix, its pairs as a list.
+
+    Numbers of pairs keep three digits, as precise as they are known.
+    """
+    price = np.zeros(len(evidence.pops), np.float32)
+    price[evidence.pop] = evidence.price_us
+    head = _Head(evidence.generation, evidence.created_ms, evidence.pops, tuple(price.tolist()))
+    metadata = {"popsteer.evidence": msgspec.json.encode(head)}
     schema = pa.schema(_COLUMNS, metadata=metadata)
-    arrays = [pa.array(getattr(evidence, name), kind) for name, kind in _COLUMNS]
+    net, plen = evidence.net, evidence.plen
+    first = np.flatnonzero(
+        np.append(np.ones(min(1, len(net)), bool), (net[1:] != net[:-1]) | (plen[1:] != plen[:-1]))
+    )
+    columns = [_column(evidence, field) for field in _PAIR]
+    pairs = pa.ListArray.from_arrays(
+        pa.array(np.append(first, len(net)).astype(np.int32)),
+        pa.StructArray.from_arrays(columns, fields=list(_PAIR)),
+    )
+    arrays = [net[first], plen[first], evidence.demand_bps[first], pairs]
     out = pa.BufferOutputStream()
     with pa.ipc.new_stream(out, schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as w:
-        w.write_batch(pa.record_batch(arrays, schema=schema))
+        w.write_batch(pa.record_batch([pa.array(array) for array in arrays], schema=schema))
     data: bytes = out.getvalue().to_pybytes()
     return data
+
+
+def _column(evidence: Evidence, field: Any) -> Any:
+    name, unit = _UNITS.get(field.name, (field.name, 1.0))
+    values = getattr(evidence, name)
+    if field.type == pa.float16():
+        values = np.minimum(values / np.float32(unit), np.float32(_HALF_MAX)).astype(np.float16)
+    return pa.array(values, field.type)
 
 
 def decode(data: bytes) -> Evidence:
@@ -118,13 +154,29 @@ def decode(data: bytes) -> Evidence:
     """
     try:
         with pa.ipc.open_stream(data) as reader:
-            metadata = {k.decode(): v.decode() for k, v in (reader.schema.metadata or {}).items()}
+            metadata = reader.schema.metadata or {}
+            head = msgspec.json.decode(metadata[b"popsteer.evidence"], type=_Head)
             batch = reader.read_next_batch()
-            columns: dict[str, Any] = {
-                name: batch.column(name).to_numpy(zero_copy_only=False) for name, _ in _COLUMNS
-            }
-            generation, created_ms = int(metadata["generation"]), int(metadata["created_ms"])
-            pops = tuple(metadata["pops"].split(","))
-    except (pa.ArrowException, ValueError, OSError, StopIteration, KeyError) as error:
+            batch.validate(full=True)
+        if not batch.schema.equals(pa.schema(_COLUMNS)):
+            raise TableError("not evidence: other columns")
+        return _evidence(head, batch)
+    except (pa.ArrowException, ValueError, OSError, StopIteration, KeyError, IndexError) as error:
         raise TableError(f"not evidence: {str(error)[:200]}") from None
-    return Evidence(generation, created_ms, pops, **columns)
+
+
+def _evidence(head: _Head, batch: Any) -> Evidence:
+    lists = batch.column("pairs")
+    pairs, count = lists.flatten(), np.diff(lists.offsets.to_numpy())
+    columns: dict[str, Any] = {
+        name: np.repeat(batch.column(name).to_numpy(), count)
+        for name in ("net", "plen", "demand_bps")
+    }
+    for field in _PAIR:
+        name, unit = _UNITS.get(field.name, (field.name, 1.0))
+        values = pairs.field(field.name).to_numpy(zero_copy_only=False)
+        if field.type == pa.float16():
+            values = values.astype(np.float32) * np.float32(unit)
+        columns[name] = values
+    columns["price_us"] = np.array(head.price_us, np.float32)[columns["pop"]]
+    return Evidence(head.generation, head.created_ms, head.pops, **columns)

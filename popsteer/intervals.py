@@ -6,6 +6,7 @@ vectorised: a million prefixes take about a second.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +47,16 @@ def flatten(net: Net, plen: Plen) -> Ranges:
         empty = np.zeros(0, np.uint64)
         return Ranges(empty, empty, np.zeros(0, np.int64))
     last = last_of(net, plen)
+    order = np.argsort(net, kind="stable")
+    if (net[order[1:]] > last[order[:-1]]).all():
+        return Ranges(net[order], last[order], order)
+    return _flatten_nested(net, plen, last)
+
+
+def _flatten_nested(net: Net, plen: Plen, last: Net) -> Ranges:
     after = last[last != U64_MAX] + _ONE
-    points = np.unique(np.concatenate([net, after]))
+    points = np.sort(np.concatenate([net, after]))
+    points = points[np.append(True, points[1:] != points[:-1])]
     owner = np.full(len(points), GAP, np.int64)
     length = plen & np.uint8(LENGTH_MASK)
     for one_length in np.unique(length):
@@ -62,13 +71,18 @@ def flatten(net: Net, plen: Plen) -> Ranges:
     return Ranges(points[covered], ends[covered], owner[covered])
 
 
-def merge(ranges: Ranges, answer: NDArray[np.int64]) -> Ranges:
-    """Join touching ranges whose owners have an equal `answer`; the first owner stays."""
+def merge(ranges: Ranges, answer: NDArray[Any]) -> Ranges:
+    """Join touching ranges whose owners have an equal `answer`; the first owner stays.
+
+    `answer` is [rows] or [rows, width].
+    """
     if not len(ranges.first):
         return ranges
-    given = answer[ranges.owner]
     touching = ranges.first[1:] - _ONE == ranges.last[:-1]
-    starts = np.append(True, ~(touching & (given[1:] == given[:-1])))
+    pair = np.flatnonzero(touching)
+    equal = answer[ranges.owner[pair + 1]] == answer[ranges.owner[pair]]
+    starts = np.ones(len(ranges.first), bool)
+    starts[pair + 1] = ~(equal if equal.ndim == 1 else equal.all(axis=1))
     index = np.flatnonzero(starts)
     last = ranges.last[np.append(index[1:] - 1, len(starts) - 1)]
     return Ranges(ranges.first[index], last, ranges.owner[index])

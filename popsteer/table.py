@@ -141,8 +141,7 @@ def build(
         TableError: a row has no POP, an unknown POP, or shares that do not add up to 255.
     """
     _check_rows(pops, pop, share)
-    answers = np.concatenate([pop.astype(np.uint16), share.astype(np.uint16)], axis=1)
-    answer = number_rows(answers)
+    answer = np.concatenate([pop.astype(np.uint16), share.astype(np.uint16)], axis=1)
     parts = []
     for ipv6 in (False, True):
         rows = np.flatnonzero(((plen & np.uint8(IPV6_BIT)) != 0) == ipv6)

@@ -161,5 +161,5 @@ def test_prefixes_keep_their_rows_and_find_their_covers() -> None:
     assert np.array_equal(rows, again)
     assert refused[0] == UNKNOWN
     assert prefixes.refused == 1
-    covers = prefixes.covering(rows).tolist()
+    covers = prefixes.covering()[rows].tolist()
     assert covers == [rows[1], UNKNOWN, UNKNOWN, UNKNOWN]
