@@ -48,7 +48,7 @@ def test_help_is_printed_without_loading_anything_heavy() -> None:
 def test_the_overview_names_every_command_of_the_contract() -> None:
     contract = (
         "up probe aggregate plan serve console explain table drain undrain pin cap freeze orders "
-        "bench lab record replay whatif"
+        "bench lab record replay whatif history query sign"
     )
     assert set(COMMANDS) == set(contract.split())
     lines = [line.split()[0] for line in overview().splitlines() if line.startswith("  ")]

@@ -1,0 +1,178 @@
+"""The archive: partials of the past, merged into hourly and daily files, and read again.
+
+    history/kind=<kind>/hour=<start, 13 digits of ms>.parquet   by the minute, kept for weeks
+    history/kind=<kind>/day=<start>.parquet                     by the hour, kept for a year
+
+A file holds what the partials of its arrival hours say together. It is written once
+(`If-None-Match: *`), so several compactors do no harm; partials are deleted long after.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from aggregator import sums
+from aggregator.partials import kind_prefix, window_of_key, window_prefix
+from popsteer.clock import HOUR_MS, MINUTE_MS
+from popsteer.errors import StoreError
+from popsteer.samples import Kind
+from popsteer.store import ObjectStore
+from popsteer.telemetry import logger
+
+DAY_MS = 24 * HOUR_MS
+LATE_MS = 10 * MINUTE_MS
+"""An hour is merged so long after its end: a shard that lagged has caught up by then."""
+HOUR_RESOLUTION_MS = MINUTE_MS
+DAY_RESOLUTION_MS = HOUR_MS
+PARTIALS_KEPT_MS = 2 * DAY_MS
+"""Twice as long as Kinesis keeps a record: a worker takes up where its newest partial ends."""
+HOURS_KEPT_MS = 35 * DAY_MS
+DAYS_KEPT_MS = 400 * DAY_MS
+FRESH_MS = 3 * HOUR_MS
+"""What is younger is read from the partials themselves, by the window."""
+MERGED_AT_ONCE = 64
+"""Partials held in memory together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A size of file: how long, how fine, and how long it is kept."""
+
+    name: str
+    length_ms: int
+    resolution_ms: int
+    kept_ms: int
+
+    def prefix(self, kind: Kind) -> str:
+        """Where its files are."""
+        return f"history/kind={kind.value}/{self.name}="
+
+    def key(self, kind: Kind, start_ms: int) -> str:
+        """The file that begins at a time."""
+        return f"{self.prefix(kind)}{start_ms:013d}.parquet"
+
+    def starts_ms(self, store: ObjectStore, kind: Kind) -> list[int]:
+        """Of the files that are there, in order."""
+        stem = len(self.prefix(kind))
+        return [int(key[stem : stem + 13]) for key in store.list(self.prefix(kind))]
+
+
+HOUR = Span("hour", HOUR_MS, HOUR_RESOLUTION_MS, HOURS_KEPT_MS)
+DAY = Span("day", DAY_MS, DAY_RESOLUTION_MS, DAYS_KEPT_MS)
+
+
+def compact(store: ObjectStore, now_ms: int) -> int:
+    """Write every file whose time has come, delete what is too old; gives how many were written.
+
+    Raises:
+        StoreError: the store is away; what was written stays written.
+    """
+    written = 0
+    for kind in Kind:
+        written += _write_hours(store, kind, now_ms)
+        written += _write_days(store, kind, now_ms)
+        _sweep(store, kind, now_ms)
+    return written
+
+
+def _write_hours(store: ObjectStore, kind: Kind, now_ms: int) -> int:
+    keys = [key for key in store.list(kind_prefix(kind)) if key.endswith(".parquet")]
+    there = set(HOUR.starts_ms(store, kind))
+    hours: dict[int, list[str]] = {}
+    for key in keys:
+        start_ms = window_of_key(key) // HOUR_MS * HOUR_MS
+        if start_ms not in there and start_ms + HOUR_MS + LATE_MS <= now_ms:
+            hours.setdefault(start_ms, []).append(key)
+    for start_ms, parts in sorted(hours.items()):
+        _write(store, HOUR, kind, start_ms, parts)
+    return len(hours)
+
+
+def _write_days(store: ObjectStore, kind: Kind, now_ms: int) -> int:
+    there = set(DAY.starts_ms(store, kind))
+    days: dict[int, list[str]] = {}
+    for hour_ms in HOUR.starts_ms(store, kind):
+        start_ms = hour_ms // DAY_MS * DAY_MS
+        if start_ms not in there and start_ms + DAY_MS + 2 * LATE_MS <= now_ms:
+            days.setdefault(start_ms, []).append(HOUR.key(kind, hour_ms))
+    for start_ms, parts in sorted(days.items()):
+        _write(store, DAY, kind, start_ms, parts)
+    return len(days)
+
+
+def _write(store: ObjectStore, span: Span, kind: Kind, start_ms: int, keys: list[str]) -> None:
+    tables: list[pa.Table] = []
+    for table in _tables(store, keys):
+        tables.append(table)
+        if len(tables) >= MERGED_AT_ONCE:
+            tables = [sums.merged(tables, span.resolution_ms)]
+    if tables:
+        body = sums.write(sums.merged(tables, span.resolution_ms))
+        store.create(span.key(kind, start_ms), body)
+
+
+def _sweep(store: ObjectStore, kind: Kind, now_ms: int) -> None:
+    for key in store.list(kind_prefix(kind)):
+        if window_of_key(key) >= now_ms - PARTIALS_KEPT_MS:
+            break
+        store.delete(key)
+    for span in (HOUR, DAY):
+        for start_ms in span.starts_ms(store, kind):
+            if start_ms < now_ms - span.kept_ms:
+                store.delete(span.key(kind, start_ms))
+
+
+def _tables(store: ObjectStore, keys: list[str]) -> Iterator[pa.Table]:
+    for key in keys:
+        stored = store.read(key)
+        if stored is None:
+            continue  # swept meanwhile
+        try:
+            yield sums.read(stored.body)
+        except StoreError as error:
+            logger().warning("left out of the archive", key=key, reason=str(error))
+
+
+def recall(store: ObjectStore, kind: Kind, since_ms: int, now_ms: int) -> pa.Table | None:
+    """What was measured from `since_ms` on, from the finest files that are whole.
+
+    Gives None where there is nothing.
+
+    Raises:
+        StoreError: the store is away.
+    """
+    tables: list[pa.Table] = []
+    for table in _tables(store, _keys_since(store, kind, since_ms, now_ms)):
+        tables.append(table)
+        if len(tables) >= MERGED_AT_ONCE:
+            tables = [sums.merged(tables)]
+    if not tables:
+        return None
+    whole = sums.merged(tables)
+    return whole.filter(pc.greater_equal(whole.column(sums.EVENT), since_ms))
+
+
+def _keys_since(store: ObjectStore, kind: Kind, since_ms: int, now_ms: int) -> list[str]:
+    """Days while hours are being deleted, hours while partials may be, partials for the rest."""
+    days = _from(DAY.starts_ms(store, kind), since_ms, now_ms - HOURS_KEPT_MS + DAY_MS, DAY)
+    by_day_ms = days[-1] + DAY_MS if days else 0
+    hours = [
+        start_ms
+        for start_ms in _from(HOUR.starts_ms(store, kind), since_ms, now_ms - FRESH_MS, HOUR)
+        if start_ms >= by_day_ms
+    ]
+    by_hour_ms = hours[-1] + HOUR_MS if hours else by_day_ms
+    first_ms = max(since_ms // MINUTE_MS * MINUTE_MS, by_hour_ms)
+    partials = [
+        key
+        for key in store.list(kind_prefix(kind), window_prefix(kind, first_ms))
+        if key.endswith(".parquet") and window_of_key(key) < now_ms
+    ]
+    files = [DAY.key(kind, at) for at in days] + [HOUR.key(kind, at) for at in hours]
+    return files + partials
+
+
+def _from(starts_ms: list[int], since_ms: int, until_ms: int, span: Span) -> list[int]:
+    return [at for at in starts_ms if at + span.length_ms > since_ms and at < until_ms]
