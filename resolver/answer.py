@@ -41,6 +41,8 @@ UDP_BYTES_PLAIN = 512
 UDP_BYTES_MAX = 1_232
 """RFC 9715 §3.2: what passes everywhere unfragmented; also what we offer to receive."""
 TCP_BYTES_MAX = 65_535
+NO_LIMIT = 1 << 20
+"""For `write_rrset`: more than any message."""
 TCP_IDLE_S = 10
 """How long an idle connection is kept; told to clients that ask (RFC 7828)."""
 
@@ -272,11 +274,11 @@ def _render(
     whole = True
     for section, rrsets in enumerate((sections.answer, sections.authority, sections.glue), 1):
         for rrset in rrsets if whole else ():
-            written = _write(buffer, rrset, qclass, limit, dnssec)
+            written = write_rrset(buffer, rrset, qclass, limit, dnssec)
             counts[section] += written
             whole = written > 0
     for rrset in sections.additional if whole else ():
-        counts[3] += _write(buffer, rrset, qclass, limit, dnssec)
+        counts[3] += write_rrset(buffer, rrset, qclass, limit, dnssec)
     buffer.append(opt + tsig)
     counts[3] += bool(opt) + bool(tsig)
     flags = QR | query.opcode << OPCODE_SHIFT | sections.rcode & 0xF
@@ -311,21 +313,21 @@ def _opt(query: Query, rcode: Rcode, options: list[tuple[int, bytes]]) -> bytes:
     return bytes(buffer.data)
 
 
-def _write(buffer: WireBuffer, rrset: RRset, rclass: int, limit: int, dnssec: bool) -> int:
+def write_rrset(buffer: WireBuffer, rrset: RRset, rclass: int, limit: int, dnssec: bool) -> int:
     """Append an RRset whole with its signatures, or nothing where it does not fit; records."""
     start = buffer.offset
     # RFC 4034 §3: a signature has the TTL of what it covers.
     signatures = [Rdata((one,)) for one in rrset.signatures] if dnssec else []
     for rtype, rdatas in ((rrset.rtype, rrset.rdatas), (RRSIG, signatures)):
         for rdata in rdatas:
-            write_record(buffer, rrset.owner, rtype, rclass, rrset.ttl_s, rdata)
+            _write_record(buffer, rrset.owner, rtype, rclass, rrset.ttl_s, rdata)
             if buffer.offset > limit:
                 buffer.cut(start)
                 return 0
     return len(rrset.rdatas) + len(signatures)
 
 
-def write_record(
+def _write_record(
     buffer: WireBuffer, owner: Labels, rtype: int, rclass: int, ttl_s: int, rdata: Rdata
 ) -> None:
     """Append one record (RFC 1035 §4.1.3)."""

@@ -7,7 +7,7 @@ are in lower case. What cannot be foreseen gets no draft and goes to the slow pa
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +19,8 @@ from resolver.fast.names import Names, names_of
 from resolver.fast.words import Bytes
 from resolver.resolve import BESIDE_CNAME, Resolver, Sections, resolve
 from resolver.route import Decision, Steered
-from resolver.wire import Key, Labels
-from resolver.zone import AAAA, ANY, CNAME, DNAME, DS, SOA, A, Node, Zones
+from resolver.wire import LABEL_BYTES_MAX, Key, Labels
+from resolver.zone import AAAA, ANY, CNAME, DNAME, DS, SOA, A, Node, Outcome, Zones
 
 NODES_MAX = 50_000
 """Names with answers worked out ahead; the slow path answers for those beyond."""
@@ -32,10 +32,17 @@ _PROBE = b"\0"
 """A label of one octet that no zone uses: stands for any name below a node."""
 PROBE_OCTETS = len(_PROBE) + 1
 
+DO_NODES_MAX = 10_000
+"""Names with answers for queries with DO, where a zone is signed: there are many more of them."""
+
 # Columns of `Book.node`.
-EXACT_ENTRY, BELOW_ENTRY = range(2)
+EXACT_ENTRY, BELOW_ENTRY, EXACT_DO_ENTRY, BELOW_DO_ENTRY, CHILD_START, CHILD_COUNT = range(6)
+DO_COLUMNS = EXACT_DO_ENTRY - EXACT_ENTRY
 # Columns of `Book.entry`.
-ENTRY_TYPE, ENTRY_VARIANT, ENTRY_SPELLINGS = range(3)
+ENTRY_TYPE, ENTRY_VARIANT, ENTRY_SPELLINGS, ENTRY_GAPS = range(4)
+# Columns of `Book.child`.
+LABEL_START, LABEL_LENGTH = range(2)
+UNKNOWN_ENTRY = 0
 # Columns of `Book.answer`.
 (
     BODY_START,
@@ -52,7 +59,8 @@ ENTRY_TYPE, ENTRY_VARIANT, ENTRY_SPELLINGS = range(3)
     SERVICE,
     FAMILY,
     NONE_ANSWER,
-) = range(14)
+    SIGNED,
+) = range(15)
 ANSWER_WORDS = 16
 """One cache line."""
 # Columns of `Book.cut`.
@@ -66,11 +74,16 @@ class Book(NamedTuple):
 
     names: Names
     node: Table32
-    """[nodes, 2] first entry for the name itself and for names below."""
+    """[nodes, 6] first entry for the name itself and for names below, the same for queries with
+    DO, and where the names right below stand in `child`."""
     entry: Table32
-    """[entries, 3] type, first variant, spellings; a node's last entry is OTHER_TYPE."""
+    """[entries, 4] type, first variant, spellings, gaps; a node's last entry is OTHER_TYPE."""
     variant: Table32
-    """Answers by the number of trailing labels in lower case, at most `spellings`."""
+    """Answers by the number of trailing labels in lower case, at most `spellings`; where `gaps`
+    is not 0, so many times, by where between the children of the node the name falls."""
+    child: Table32
+    """[children, 2] labels right below a node, in order: start in `label` and length."""
+    label: Bytes
     answer: Table32
     """[answers, 16]"""
     body: Bytes
@@ -82,9 +95,12 @@ class Book(NamedTuple):
 class _Pages:
     """The arrays being written; equal drafts are kept once."""
 
-    node: list[tuple[int, int]] = field(default_factory=list)
-    entry: list[tuple[int, int, int]] = field(default_factory=list)
-    variant: list[int] = field(default_factory=list)
+    node: list[list[int]] = field(default_factory=list)
+    entry: list[tuple[int, int, int, int]] = field(default_factory=lambda: [(OTHER_TYPE, 0, 0, 0)])
+    """The first is UNKNOWN_ENTRY."""
+    variant: list[int] = field(default_factory=lambda: [UNKNOWN])
+    child: list[tuple[int, int]] = field(default_factory=list)
+    label: bytearray = field(default_factory=bytearray)
     answer: list[list[int]] = field(default_factory=lambda: [[0] * ANSWER_WORDS])
     body: bytearray = field(default_factory=bytearray)
     moving: list[int] = field(default_factory=list)
@@ -99,14 +115,14 @@ class _Pages:
             self.body += body
         return self.bodies[body]
 
-    def number(self, draft: Draft, service: int, ipv6: bool, none: int) -> int:
+    def number(self, draft: Draft, service: int, ipv6: bool, none: int, signed: bool) -> int:
         """The answer's number."""
-        key = (draft, service, ipv6, none)
+        key = (draft, service, ipv6, none, signed)
         if key not in self.known:
             self.known[key] = len(self.answer)
             line = [self.body_at(draft.body), len(draft.body), draft.flags, *draft.counts]
             line += [len(self.moving), len(draft.moving), len(self.cut), len(draft.cuts)]
-            line += [draft.steered_owner, service, int(ipv6), none]
+            line += [draft.steered_owner, service, int(ipv6), none, int(signed)]
             self.answer.append(line + [0] * (ANSWER_WORDS - len(line)))
             self.moving += draft.moving
             self.cut += [(cut.end, *cut.counts) for cut in draft.cuts]
@@ -120,7 +136,9 @@ class _Oracle:
         self._zones = zones
         self._minimal_any = minimal_any
 
-    def ask(self, name: Labels, qtype: int, with_pop: bool) -> tuple[Sections, list[bool]]:
+    def ask(
+        self, name: Labels, qtype: int, with_pop: bool, dnssec: bool
+    ) -> tuple[Sections, list[bool]]:
         """Sections, and the family of every choice of a POP on the way."""
         asked: list[bool] = []
 
@@ -130,7 +148,7 @@ class _Oracle:
                 return Decision(None, (), 0, -1, False, ())
             return Decision("", (bytes(16 if ipv6 else 4),), 0, -1, False, ())
 
-        resolver = Resolver(self._zones, steer, self._minimal_any)
+        resolver = Resolver(self._zones, steer, self._minimal_any, dnssec)
         return resolve(name, qtype, resolver), asked
 
 
@@ -149,15 +167,29 @@ class _Writer:
         )
         self._other = next(t for t in range(65_280, 65_535) if t not in self._all_types)
 
-    def write(self, key: Key | None) -> None:
-        """One node; None is the outside."""
+    def write(self, key: Key | None, children: Sequence[bytes], dnssec: bool) -> None:
+        """One node; None is the outside. `dnssec` is whether DO is foreseen too."""
         if key is None:
             outside = self._entries((_PROBE, b"\0"), [ANY], 0)
-            self.pages.node.append((outside, outside))
+            self.pages.node.append([outside, outside, outside, outside, 0, 0])
             return
         exact = self._entries(key, self._types(key), len(key))
         below = self._entries((_PROBE, *key), self._types_below(key), len(key))
-        self.pages.node.append((exact, below))
+        line = [exact, below, exact, below, len(self.pages.child), len(children)]
+        if self._is_signed(key):
+            line[EXACT_DO_ENTRY : BELOW_DO_ENTRY + 1] = [UNKNOWN_ENTRY, UNKNOWN_ENTRY]
+            if dnssec:
+                line[EXACT_DO_ENTRY] = self._entries(key, self._types(key), len(key), dnssec=True)
+                line[BELOW_DO_ENTRY] = self._gap_entries(key, children)
+        self.pages.node.append(line)
+        for label in children:
+            self.pages.child.append((len(self.pages.label), len(label)))
+            self.pages.label += label
+
+    def _is_signed(self, key: Key) -> bool:
+        """Whether DO changes an answer at or below this name."""
+        zones = (self._zones.enclosing((_PROBE, *key), A), self._zones.enclosing(key, DS))
+        return any(zone is not None and zone.signing is not None for zone in zones)
 
     def _nodes(self, key: Key) -> Iterator[Node]:
         """A name's nodes: parent and child zone may both have it."""
@@ -179,54 +211,108 @@ class _Writer:
         return sorted(types)
 
     def _types_below(self, key: Key) -> list[int]:
+        zone = self._zones.enclosing((_PROBE, *key), A)
+        outcome = zone.find((_PROBE, *key), self._other).outcome if zone else None
+        if outcome is Outcome.DELEGATED:
+            return []  # whatever is asked for
+        if outcome is Outcome.NXDOMAIN:
+            return [SOA]
         wild = (b"*", *key)
         nodes = [*self._nodes(key), *self._nodes(wild)]
         if any({DNAME, CNAME} & set(node.rrsets) for node in nodes):
             return self._all_types
         return self._types(wild)
 
-    def _entries(self, name: Key, types: list[int], spellings: int) -> int:
+    def _entries(self, name: Key, types: list[int], spellings: int, *, dnssec: bool = False) -> int:
         first = len(self.pages.entry)
-        other = self._variants(name, self._other, spellings)
+        other = self._variants(name, self._other, spellings, dnssec)
         for qtype in types:
-            variants = self._variants(name, qtype, spellings)
+            variants = self._variants(name, qtype, spellings, dnssec)
             if variants != other:
-                self._enter(qtype, variants)
-        self._enter(OTHER_TYPE, other)
+                self._enter(qtype, [variants], 0)
+        self._enter(OTHER_TYPE, [other], 0)
         return first
 
-    def _enter(self, qtype: int, variants: list[int]) -> None:
-        self.pages.entry.append((qtype, len(self.pages.variant), len(variants) - 1))
-        self.pages.variant += variants
+    def _gap_entries(self, key: Key, children: Sequence[bytes]) -> int:
+        """Entries for names below a node of a signed zone.
 
-    def _variants(self, name: Key, qtype: int, spellings: int) -> list[int]:
+        The NSEC that covers a name depends on the two children of the node between which it
+        falls, and on nothing else: below a name that is not there, there is nothing.
+        """
+        types = self._types_below(key)
+        probes = [_PROBE, *(label + b"\0" for label in children)]
+        if not types:  # a delegation: one answer for all names
+            probes = [_PROBE]
+        first = len(self.pages.entry)
+        for qtype in (*types, self._other):
+            lines = [self._gap_variants(key, qtype, probe, children) for probe in probes]
+            self._enter(OTHER_TYPE if qtype == self._other else qtype, lines, len(lines))
+        return first
+
+    def _gap_variants(
+        self, key: Key, qtype: int, probe: bytes, children: Sequence[bytes]
+    ) -> list[int]:
+        if len(probe) > LABEL_BYTES_MAX or probe in children:
+            return [UNKNOWN]
+        return self._variants((_PROBE, *key), qtype, len(key), True, probe)
+
+    def _enter(self, qtype: int, lines: list[list[int]], gaps: int) -> None:
+        """One entry; lines of one variant are stretched where others have more."""
+        width = max(map(len, lines))
+        self.pages.entry.append((qtype, len(self.pages.variant), width - 1, gaps))
+        for line in lines:
+            self.pages.variant += line if len(line) == width else line * width
+
+    def _variants(
+        self, name: Key, qtype: int, spellings: int, dnssec: bool, probe: bytes = _PROBE
+    ) -> list[int]:
         """Answers by the number of trailing lower-case labels, 0 to `spellings`."""
-        plain = self._answer(name, qtype)
-        if plain == UNKNOWN or self._answer(_upper(name), qtype) == plain:
+        plain = self._answer(name, qtype, dnssec, probe)
+        if plain == UNKNOWN or self._answer(_upper(name), qtype, dnssec, probe) == plain:
             return [plain]
-        sections, _ = self._oracle.ask(name, qtype, with_pop=True)
+        sections, _ = self._oracle.ask(_with_probe(name, probe), qtype, True, dnssec)
         if any(label != label.lower() for found in names_in(sections) for label in found):
             # Which of their suffixes a query repeats is not told by its lower-case labels alone.
             return [UNKNOWN] * spellings + [plain]
-        return [self._answer(_spelt(name, n), qtype) for n in range(spellings)] + [plain]
+        spelt = (_spelt(name, n) for n in range(spellings))
+        return [self._answer(one, qtype, dnssec, probe) for one in spelt] + [plain]
 
-    def _answer(self, name: Labels, qtype: int) -> int:
-        sections, families = self._oracle.ask(name, qtype, with_pop=True)
+    def _answer(self, name: Labels, qtype: int, dnssec: bool, probe: bytes) -> int:
+        asked = _with_probe(name, probe)
+        sections, families = self._oracle.ask(asked, qtype, True, dnssec)
         first = sections.answer[0] if sections.answer else None
         if first is not None and first.rtype == DNAME and len(first.owner) < len(name):
             return UNKNOWN  # the answer writes a name that is made from the question's
+        _rename(sections, asked, name)
         if not families:
-            return self.pages.number(compose(name, sections, steered=False), 0, False, UNKNOWN)
-        empty, again = self._oracle.ask(name, qtype, with_pop=False)
+            draft = compose(name, sections, steered=False, dnssec=dnssec)
+            return self.pages.number(draft, 0, False, UNKNOWN, False)
+        empty, again = self._oracle.ask(asked, qtype, False, dnssec)
+        _rename(empty, asked, name)
         service = sections.service
         if len(families) != 1 or again != families or service is None:
             return UNKNOWN
         try:
-            draft = compose(name, sections, steered=True)
+            draft = compose(name, sections, steered=True, dnssec=dnssec)
         except UnforeseenError:
             return UNKNOWN
-        none = self.pages.number(compose(name, empty, steered=False), 0, False, UNKNOWN)
-        return self.pages.number(draft, self._services[service.name], families[0], none)
+        none = compose(name, empty, steered=False, dnssec=dnssec)
+        number = self.pages.number(none, 0, False, UNKNOWN, False)
+        return self.pages.number(draft, self._services[service.name], families[0], number, dnssec)
+
+
+def _with_probe(name: Labels, probe: bytes) -> Labels:
+    """The name with another label in place of the probe that it begins with."""
+    return (probe, *name[1:]) if name[:1] == (_PROBE,) else name
+
+
+def _rename(sections: Sections, asked: Labels, name: Labels) -> None:
+    """What a wildcard answered under one name, under another."""
+    if asked != name:
+        sections.answer = [
+            replace(rrset, owner=name) if rrset.owner == asked else rrset
+            for rrset in sections.answer
+        ]
 
 
 def _upper(name: Key) -> Labels:
@@ -260,6 +346,15 @@ def _keys(zones: Zones) -> list[Key]:
     return sorted(nodes | carried, key=lambda key: (len(key), key))
 
 
+def _children(keys: Sequence[Key]) -> dict[Key, list[bytes]]:
+    """The labels right below each name, in order (RFC 4034 §6.1)."""
+    found: dict[Key, list[bytes]] = {}
+    for key in keys:
+        if key:
+            found.setdefault(key[1:], []).append(key[0])
+    return {key: sorted(labels) for key, labels in found.items()}
+
+
 def build(zones: Zones, minimal_any: bool, services: Mapping[str, int]) -> Book:
     """The book of some zones; `services` numbers the steered names.
 
@@ -267,16 +362,20 @@ def build(zones: Zones, minimal_any: bool, services: Mapping[str, int]) -> Book:
     """
     writer = _Writer(zones, minimal_any, services)
     keys = _keys(zones)
-    for key in (None, *keys[:NODES_MAX]):
-        writer.write(key)
+    children = _children(keys)
+    writer.write(None, (), False)
+    for at, key in enumerate(keys[:NODES_MAX]):
+        writer.write(key, children.get(key, ()), at < DO_NODES_MAX)
     for _ in keys[NODES_MAX:]:
-        writer.pages.node.append((0, 0))
+        writer.pages.node.append([UNKNOWN_ENTRY] * 4 + [0, 0])
     pages = writer.pages
     return Book(
         names_of([_wire(key) for key in keys]),
-        _table(pages.node, 2),
-        _table(pages.entry, 3),
+        _table(pages.node, 6),
+        _table(pages.entry, 4),
         np.array(pages.variant, np.uint32),
+        _table(pages.child, 2),
+        np.frombuffer(bytes(pages.label) + bytes(8), np.uint8).copy(),
         _table(pages.answer, ANSWER_WORDS),
         np.frombuffer(bytes(pages.body) + bytes(8), np.uint8).copy(),
         np.array([*pages.moving, 0], np.uint32),

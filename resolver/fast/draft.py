@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from dnslib.label import DNSLabel
 
+from resolver.answer import NO_LIMIT, write_rrset
 from resolver.resolve import Sections
 from resolver.wire import AA, HEADER_BYTES, Labels, WireBuffer
 from resolver.zone import RRset
@@ -51,8 +52,9 @@ class Draft:
 class _Composer(WireBuffer):
     """The slow path's buffer, which remembers where it put pointers."""
 
-    def __init__(self, question: Labels) -> None:
+    def __init__(self, question: Labels, dnssec: bool) -> None:
         super().__init__()
+        self._dnssec = dnssec
         self.pointers: list[int] = []
         self.append(bytes(HEADER_BYTES))
         super().encode_name(DNSLabel(question))
@@ -66,42 +68,36 @@ class _Composer(WireBuffer):
         if self.offset - start < whole:
             self.pointers.append(self.offset - 2)
 
-    def write(self, rrset: RRset) -> None:
-        """As `resolver.answer` writes it, without a limit."""
-        for rdata in rrset.rdatas:
-            self.encode_name(DNSLabel(rrset.owner))
-            self.pack("!HHIH", rrset.rtype, IN, rrset.ttl_s, 0)
-            size_at = self.offset - 2
-            rdata.pack(self)
-            self.update(size_at, "!H", self.offset - size_at - 2)
+    def write(self, rrset: RRset) -> int:
+        """As `resolver.answer` writes it, without a limit; how many records."""
+        return write_rrset(self, rrset, IN, NO_LIMIT, self._dnssec)
 
     def pointer_at(self, at: int) -> int:
         return int.from_bytes(self.data[at : at + 2], "big")
 
 
-def compose(question: Labels, sections: Sections, steered: bool) -> Draft:
+def compose(question: Labels, sections: Sections, steered: bool, dnssec: bool = False) -> Draft:
     """The draft of an answer to a question in one spelling.
 
     Args:
         question: The name as it stands in the query.
         sections: What the slow path answers.
         steered: The last RRset of the answer is that of a steered name.
+        dnssec: With signatures.
 
     Raises:
         UnforeseenError: the steered RRset is not last, or its owner is no pointer.
     """
-    made = _Composer(question)
+    made = _Composer(question, dnssec)
     counts = [0, 0, 0]
     cuts = [Cut(0, (0, 0, 0))]
     answer = sections.answer[:-1] if steered else sections.answer
     for section, rrsets in enumerate((answer, sections.authority, sections.glue)):
         for rrset in rrsets:
-            made.write(rrset)
-            counts[section] += len(rrset.rdatas)
+            counts[section] += made.write(rrset)
             cuts.append(Cut(made.offset - made.body_at, (counts[0], counts[1], counts[2])))
     for rrset in sections.additional:
-        made.write(rrset)
-        counts[2] += len(rrset.rdatas)
+        counts[2] += made.write(rrset)
     body = bytes(made.data[made.body_at :])
     owner = _steered_owner(made, sections) if steered else 0
     return Draft(

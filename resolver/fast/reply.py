@@ -49,6 +49,8 @@ from resolver.fast.book import (
     MOVING_COUNT,
     MOVING_START,
     PROBE_OCTETS,
+    SERVICE,
+    SIGNED,
     STEERED_OWNER,
     Book,
 )
@@ -89,6 +91,12 @@ class Addresses(NamedTuple):
     """[2, pops] addresses by family."""
     rr_bytes: Words
     """[2] octets of one RR by family."""
+    signature: Bytes
+    """The RRSIG RRs over each POP's addresses, for every service and family."""
+    signature_start: NDArray[np.uint32]
+    """[2 * services, pops]"""
+    signature_bytes: Words
+    """[2 * services] octets of one; 0 where the service's zone is not signed."""
 
 
 @inlined
@@ -216,6 +224,17 @@ def _put_addresses(tx: Bytes, at: U64, addresses: Addresses, query: Words, owner
 
 
 @inlined
+def _put_signature(
+    tx: Bytes, at: U64, addresses: Addresses, query: Words, owner: U64, line: U64, size: U64
+) -> None:
+    """The RRSIG over the addresses, which holds for every rotation of them."""
+    start = uint64(addresses.signature_start[line, query[CHOICE] & uint64(0xFFFF)])
+    for k in range(size):
+        tx[at + uint64(k)] = addresses.signature[start + uint64(k)]
+    put_u16(tx, at, _steered_pointer(query, owner))
+
+
+@inlined
 def _fitting_cut(book: Book, number: U64, room: U64) -> U64:
     """The last place before the end where the message may be cut; PAST if none of them."""
     line = book.answer[number]
@@ -245,7 +264,7 @@ def write_reply(batch: Batch, i: U64, book: Book, addresses: Addresses, nsid: By
     body = uint64(line[BODY_LENGTH])
     an, ns, ar = uint64(line[COUNT_AN]), uint64(line[COUNT_NS]), uint64(line[COUNT_AR])
     owner = uint64(line[STEERED_OWNER])
-    more = uint64(0)
+    more, signed, of = uint64(0), uint64(0), uint64(0)
     if body > room:
         cut = _fitting_cut(book, number, room)
         if cut == uint64(PAST):
@@ -258,19 +277,26 @@ def write_reply(batch: Batch, i: U64, book: Book, addresses: Addresses, nsid: By
         family = query[LINE] & uint64(1)
         count = uint64(addresses.per_pop[family, query[CHOICE] & uint64(0xFFFF)])
         more = count * addresses.rr_bytes[family]
-        if body + more > room:
-            more = uint64(0)
+        if line[SIGNED]:
+            of = uint64(2) * uint64(line[SERVICE]) + family
+            signed = addresses.signature_bytes[of]
+        if body + more + signed > room:
+            more, signed = uint64(0), uint64(0)
             flags |= uint64(_TC)
         else:
-            an += count
+            an += count + uint64(signed != uint64(0))
     _put_head(batch, i, flags)
     _put_counts(tx, an, ns, ar + uint64(opt != uint64(0)))
     _put_body(batch, i, book, number, body)
+    at += body
     if more:
-        _put_addresses(tx, at + body, addresses, query, owner)
+        _put_addresses(tx, at, addresses, query, owner)
+    if signed:
+        _put_signature(tx, at + more, addresses, query, owner, of, signed)
+    at += more + signed
     if opt:
-        _put_opt(batch, i, at + body + more, opt, nsid, refused)
-    return at + body + more + opt
+        _put_opt(batch, i, at, opt, nsid, refused)
+    return at + opt
 
 
 @inlined

@@ -29,6 +29,7 @@ from resolver.fast.batch import (
     DRAW,
     ECS_SOURCE,
     EDNS,
+    EDNS_DO,
     EDNS_ECS,
     ENTRY,
     IPV6,
@@ -47,6 +48,8 @@ from resolver.fast.batch import (
 )
 from resolver.fast.book import (
     BELOW_ENTRY,
+    DO_COLUMNS,
+    ENTRY_GAPS,
     ENTRY_SPELLINGS,
     ENTRY_TYPE,
     ENTRY_VARIANT,
@@ -62,6 +65,7 @@ from resolver.fast.book import (
 )
 from resolver.fast.client import Cookies, is_ipv6, judge_cookie, note_client, own_net
 from resolver.fast.count import Counts, count_answer
+from resolver.fast.gaps import gap_of
 from resolver.fast.index import NO_ROW, PLEN_AT, Index
 from resolver.fast.kernel import inlined, kernel
 from resolver.fast.limit import HOLD, PASS, Limits, limit
@@ -161,14 +165,18 @@ def _find_answer(batch: Batch, i: U64, book: Book) -> U64:
     node = node_of(book.names, batch.name_words, octets)
     query[CUT] = uint64(0)
     column = uint64(EXACT_ENTRY)
+    by_do = uint64(DO_COLUMNS) if query[EDNS] & uint64(EDNS_DO) else uint64(0)
     if node == uint64(OUTSIDE):
         found = closest_encloser(book.names, batch, octets, query[LABELS])
         node = found & uint64(_NODE_MASK)
         query[CUT] = found >> uint64(NODE_BITS)
         column = uint64(BELOW_ENTRY)
-    entry = _entry_of(book, uint64(book.node[node, column]), query[QTYPE])
-    spelling = min(query[LOWER_LABELS], uint64(book.entry[entry, ENTRY_SPELLINGS]))
-    return uint64(book.variant[uint64(book.entry[entry, ENTRY_VARIANT]) + spelling])
+    entry = _entry_of(book, uint64(book.node[node, column + by_do]), query[QTYPE])
+    spellings = uint64(book.entry[entry, ENTRY_SPELLINGS])
+    variant = uint64(book.entry[entry, ENTRY_VARIANT]) + min(query[LOWER_LABELS], spellings)
+    if book.entry[entry, ENTRY_GAPS] > 1:
+        variant += gap_of(book, batch.rx[i], node, query[CUT]) * (spellings + uint64(1))
+    return uint64(book.variant[variant])
 
 
 @kernel
