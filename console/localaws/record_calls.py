@@ -77,6 +77,7 @@ def get_records(call: Call, request: GetRecords) -> Reply:
     now_s = call.now_us / SECOND_US
     if call.account.limited and not shard.limits.admit_read(now_s):
         raise errors.throttled(shard.id, stream.info.name, ACCOUNT)
+    shard.read_to = max(shard.read_to, after)
     after = max(after, stream.horizon(call.now_us))
     chunk = shard.log.read(after, request.limit, int(READ_BYTES_MAX * BASE64_GROWTH))
     if call.account.limited:
@@ -88,6 +89,8 @@ def get_records(call: Call, request: GetRecords) -> Reply:
     if shard.is_open or chunk.next_tick is not None:
         reply["NextShardIterator"] = _iterator(stream, shard, chunk.last)
     else:
+        # Closed and read to its end: nobody will ask on, so the time itself goes on.
+        shard.read_to = call.now_us
         reply["ChildShards"] = [_child(stream.shards[name]) for name in shard.info.children]
     return reply
 
@@ -126,6 +129,8 @@ def _size(entry: Entry, place: int) -> int:
 
 def _place(call: Call, stream: Stream, entry: Entry, size_bytes: int) -> Placed:
     shard = stream.route(entry.partition_key, entry.explicit_hash_key)
+    if stream.full:
+        return Placed(entry, size_bytes, shard, None)
     if call.account.limited and not shard.limits.admit_write(size_bytes, call.now_us / SECOND_US):
         return Placed(entry, size_bytes, shard, None)
     return Placed(entry, size_bytes, shard, call.tick())

@@ -6,6 +6,9 @@ from console.localaws import sequence
 from console.localaws.limits import ShardLimits
 from console.localaws.shardlog import ShardLog
 
+REREAD_US = 60 * sequence.SECOND_US
+"""How far behind its last read a reader may start again: several windows of the aggregator."""
+
 
 class ShardInfo(msgspec.Struct):
     """What is known of a shard besides its records; times are ticks."""
@@ -29,6 +32,8 @@ class Shard:
         self.limits = ShardLimits()
         self.first = int(info.hash_first)
         self.last = int(info.hash_last)
+        self.read_to = 0
+        """The tick up to which a reader has taken all and asked for more; 0 after a restart."""
 
     @property
     def id(self) -> str:
@@ -39,6 +44,15 @@ class Shard:
     def is_open(self) -> bool:
         """Whether it still takes records."""
         return self.info.closed is None
+
+    def may_drop_oldest(self) -> bool:
+        """Whether nobody will want the oldest segment: it was read, and not just now.
+
+        A reader that dies starts again at its checkpoint, some seconds behind what it had read.
+        """
+        if not self.log.segments:
+            return False
+        return self.log.segments[0].ticks[-1] <= self.read_to - REREAD_US
 
     def sequence(self, tick: int) -> int:
         """The sequence number of a tick in this shard."""

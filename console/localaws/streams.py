@@ -22,6 +22,8 @@ from console.localaws.shards import Shard, ShardInfo
 HASH_KEYS = 2**128
 SEGMENT_BYTES_MAX = 4 * 2**20
 SEGMENTS_MIN = 16
+UNREAD_FACTOR = 64
+"""Unread records may take so many times the cap of read ones; then writes are throttled."""
 SHARDS_MAX = 500
 RETENTION_HOURS = 24
 HOUR_US = 3600 * sequence.SECOND_US
@@ -171,15 +173,23 @@ class Stream:
                 return
 
     def trim(self) -> None:
-        """Drop the oldest segments, whichever shard's they are, until the cap holds."""
+        """Drop the oldest segments, whichever shard's they are, until the cap holds.
+
+        Only what has been read, and not lately: the rest waits on disk, however much it is.
+        """
         excess = self.size_bytes - self.bytes_max
         while excess > 0:
-            oldest = min(
-                (s.log for s in self.shards.values() if s.log.oldest is not None),
-                key=lambda log: log.oldest or 0,
-            )
+            logs = [s.log for s in self.shards.values() if s.may_drop_oldest()]
+            if not logs:
+                return
+            oldest = min(logs, key=lambda log: log.oldest or 0)
             excess -= oldest.segments[0].size_bytes
             oldest.drop_oldest()
+
+    @property
+    def full(self) -> bool:
+        """Whether records that nobody has read leave no room for more."""
+        return self.size_bytes >= self.bytes_max * UNREAD_FACTOR
 
     def horizon(self, now_us: int) -> int:
         """The tick before which records are out of retention at `now_us`."""
