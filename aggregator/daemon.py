@@ -33,6 +33,11 @@ PAUSE_S_MIN, PAUSE_S_MAX = 0.5, 30.0
 HEALTHY_S = 60.0
 """A daemon that ran for this long starts again without delay."""
 LINE_BYTES_MAX = 1 << 20
+CHILD_IS_GONE = b"Reached end of STDIN of child process"
+"""What the daemon says when a record processor has died under it. It cannot go on then: it asks
+the others to stop, waits for all of them, and ends."""
+COMPACT_S = 1_200.0
+"""Hours of partials are merged soon after their end, and old ones deleted."""
 
 
 def run(config: Config) -> None:
@@ -59,6 +64,30 @@ async def _supervise_all(config: Config, log: Logger) -> None:
     async with asyncio.TaskGroup() as group:
         for daemon in daemons:
             group.create_task(daemon.keep_running(stop))
+        group.create_task(_compact_now_and_then(daemons[0].environment, stop, log))
+
+
+async def _compact_now_and_then(
+    environment: "Mapping[str, str]", stop: asyncio.Event, log: Logger
+) -> None:
+    """Run the compactor every `COMPACT_S`, spread so that many machines do not meet in it."""
+    while not stop.is_set():
+        pause_s = random.uniform(0.5, 1.5) * COMPACT_S  # noqa: S311
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause_s)
+            return
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "aggregator.compactor", env=dict(environment), stdin=DEVNULL
+        )
+        stopped = asyncio.create_task(stop.wait())
+        ended = asyncio.create_task(process.wait())
+        await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if process.returncode is None:
+            # What is written is whole, and what is not is made by the next one.
+            process.kill()
+        if await ended and not stop.is_set():
+            log.error("compactor_ended", code=process.returncode)
+        stopped.cancel()
 
 
 class StreamDaemon:
@@ -82,7 +111,7 @@ class StreamDaemon:
         self._command = tethered(
             multilang.command(config.aggregate.java_heap_mb, properties_file, logback_file)
         )
-        self._environment = process_environment(os.environ, config, consumer_file)
+        self.environment = process_environment(os.environ, config, consumer_file)
 
     async def keep_running(self, stop: asyncio.Event) -> None:
         """Start the daemon again whenever it ends, until told to stop."""
@@ -105,7 +134,7 @@ class StreamDaemon:
     async def _run_once(self, stop: asyncio.Event) -> int:
         process = await asyncio.create_subprocess_exec(
             *self._command,
-            env=self._environment,
+            env=self.environment,
             stdin=DEVNULL,
             stdout=DEVNULL,
             stderr=PIPE,
@@ -141,6 +170,9 @@ class StreamDaemon:
             if not text:
                 return
             line = parse(text.decode("utf-8", "replace"))
+            if CHILD_IS_GONE in text:
+                # This daemon ends itself by and by; there is nothing to wait for.
+                _end_group(process.pid)
             if line is not None:
                 self._gauges.observe(line)
                 report = getattr(self._log, line.level, self._log.warning)

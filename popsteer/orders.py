@@ -4,8 +4,9 @@ They live in one object, `orders/current.json`, changed by compare-and-swap; eve
 a copy under `orders/log/`. Each order ends by itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from typing import TypeAlias
 
 import msgspec
 
@@ -15,6 +16,9 @@ from popsteer.store import ObjectStore
 KEY = "orders/current.json"
 LOG_PREFIX = "orders/log/"
 _TRIES = 5
+
+Services: TypeAlias = Mapping[str, frozenset[str]]
+"""The POPs that may serve each service, by its name."""
 
 
 class OrderKind(StrEnum):
@@ -88,13 +92,63 @@ def read(store: ObjectStore) -> Orders:
     return decode(stored.body) if stored else Orders()
 
 
-def give(store: ObjectStore, order: Order, now_ms: int) -> Orders:
+def give(store: ObjectStore, order: Order, now_ms: int, services: Services | None = None) -> Orders:
     """Add an order; it replaces one of the same kind and target. Gives all in force.
 
+    `services` are the POPs of each service, for the rules of `objection`; they are judged against
+    exactly the orders that this one joins.
+
     Raises:
+        ConfigError: it conflicts with an order in force.
         ConflictError: others kept writing meanwhile.
     """
-    return _change(store, now_ms, order.id, lambda old: (*_without(old, order), order))
+
+    def added(old: tuple[Order, ...]) -> tuple[Order, ...]:
+        if reason := objection(old, order, services or {}):
+            raise ConfigError(reason)
+        return (*_without(old, order), order)
+
+    return _change(store, now_ms, order.id, added)
+
+
+def objection(live: Iterable[Order], order: Order, services: Services) -> str:
+    """Why an order cannot join those in force; empty when it can.
+
+    A drain may not take the last POP of a service, and a pin may not name a drained POP.
+    """
+    drained = {one.pop: one for one in live if one.kind == OrderKind.DRAIN}
+    if order.kind == OrderKind.DRAIN:
+        out = {*drained, order.pop}
+        for name, pops in services.items():
+            if order.pop in pops and pops <= out:
+                return (
+                    f"drain {order.pop}: nobody would be left for {name}, as all its other POPs "
+                    f"({', '.join(sorted(pops - {order.pop})) or 'there are none'}) are drained; "
+                    "undrain one first"
+                )
+    if order.kind == OrderKind.PIN and order.pop in drained:
+        held = drained[order.pop]
+        return (
+            f"pin {order.prefix}: {order.pop} is drained by {held.owner} ({held.reason}, "
+            f"{held.id}); undrain it first, or pin to another POP"
+        )
+    return ""
+
+
+def remarks(live: Iterable[Order], order: Order) -> list[str]:
+    """What whoever gives an order should know of those in force."""
+    found = []
+    for one in live:
+        if one.same_target(order):
+            found.append(f"it replaces {one.id} by {one.owner}: {one.reason}")
+        elif one.kind == OrderKind.FREEZE and order.kind in {OrderKind.PIN, OrderKind.CAP}:
+            found.append(
+                f"the table is frozen by {one.owner} ({one.reason}, {one.id}): "
+                "it takes effect when that ends"
+            )
+        elif one.kind == OrderKind.PIN and order.kind == OrderKind.DRAIN and one.pop == order.pop:
+            found.append(f"the pin of {one.prefix} ({one.id}) yields as long as it holds")
+    return found
 
 
 def end(store: ObjectStore, order_id: str, now_ms: int) -> Orders:
@@ -112,6 +166,34 @@ def end(store: ObjectStore, order_id: str, now_ms: int) -> Orders:
         return left
 
     return _change(store, now_ms, f"{order_id}-end", rest)
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of the log: what was given and what ended with it."""
+
+    at_ms: int
+    given: tuple[Order, ...]
+    ended: tuple[Order, ...]
+    """Ended early, replaced, or found expired."""
+
+
+def history(store: ObjectStore) -> list[Change]:
+    """Every change of the orders, oldest first."""
+    changes, before = [], Orders()
+    for key in store.list(LOG_PREFIX):
+        stored = store.read(key)
+        if stored is None:
+            continue
+        after = decode(stored.body)
+        changes.append(
+            Change(
+                at_ms=int(key[len(LOG_PREFIX) : len(LOG_PREFIX) + 13]),
+                given=tuple(one for one in after.orders if one not in before.orders),
+                ended=tuple(one for one in before.orders if one not in after.orders),
+            )
+        )
+        before = after
+    return changes
 
 
 def _without(old: tuple[Order, ...], order: Order) -> tuple[Order, ...]:

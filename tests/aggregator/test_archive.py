@@ -1,19 +1,28 @@
 """Compaction loses nothing but resolution, and deletes nothing that is not kept elsewhere."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from aggregator import settings as consumer
 from aggregator.archive import DAY, DAY_MS, HOUR, PARTIALS_KEPT_MS, compact, recall
 from aggregator.partials import encode, kind_prefix
 from aggregator.sums import EVENT
 from benchmarks.scene import rtt_partial, signal_partial
+from popsteer.aws import s3
 from popsteer.clock import HOUR_MS, MINUTE_MS
+from popsteer.config import Aws, Config
 from popsteer.names import Prefix, prefix_arrays
 from popsteer.samples import Kind, Signal
-from popsteer.store import MemoryStore
+from popsteer.store import MemoryStore, s3_store
 
 T0_MS = 1_700_000_000_000 // DAY_MS * DAY_MS
 POPS = ("ams1", "fra1")
@@ -97,6 +106,27 @@ def test_a_broken_partial_is_left_out_and_the_rest_is_kept() -> None:
     compact(store, T0_MS + 2 * HOUR_MS)
 
     assert samples(recall(store, Kind.RTT, T0_MS, T0_MS + 5 * HOUR_MS)) == 4
+
+
+def test_the_compactor_is_a_process_that_does_it_once(local_aws: Aws, tmp_path: Path) -> None:
+    own = replace(local_aws, bucket="compactor")
+    s3(own).create_bucket(
+        Bucket=own.bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"}
+    )
+    partial = rtt_partial(T0_MS, NET, PLEN, POPS, np.full((2, 2), 20e3))
+    s3_store(own).create(partial.origin.key(Kind.RTT), encode(partial))
+    file = tmp_path / "consumer.json"
+    consumer.save(consumer.bulk(Config(aws=own)), file)
+
+    subprocess.run(
+        [sys.executable, "-m", "aggregator.compactor"],
+        env={**os.environ, consumer.VARIABLE: str(file)},
+        check=True,
+        timeout=60,
+    )
+
+    assert HOUR.starts_ms(s3_store(own), Kind.RTT) == [T0_MS]
+    assert s3_store(own).list(kind_prefix(Kind.RTT)) == []  # from years ago
 
 
 @settings(max_examples=40, deadline=None)

@@ -92,3 +92,44 @@ def test_orders_are_listed_and_ended_by_id(
     assert run(["orders", "--end", told["id"]]) == 0
     assert live(orders) == []
     assert run(["orders", "--end", told["id"]]) == 2
+
+
+@pytest.mark.usefixtures("orders")
+def test_the_log_shows_what_was_given_and_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["drain", "fra1", "--why", "fibre works"])
+    run(["undrain", "fra1"])
+    capsys.readouterr()
+
+    assert run(["orders", "--log"]) == 0
+
+    given, ended = capsys.readouterr().out.splitlines()[1:]
+    assert "given  drain fra1  fibre works" in given
+    assert "ended  drain fra1  fibre works" in ended
+    assert run(["orders", "--log", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+
+
+def test_a_conflict_is_told_and_changes_nothing(
+    orders: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["drain", "fra1", "--why", "fibre works"])
+
+    assert run(["pin", "10.0.0.0/24", "fra1"]) == 2
+
+    assert "fra1 is drained by" in capsys.readouterr().err
+    assert len(live(orders)) == 1
+
+
+def test_a_preview_tells_what_is_displaced_and_orders_nothing(
+    orders: MemoryStore, store: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    orders.objects.update(store.objects)
+
+    assert run(["drain", "fra1", "--preview"]) == 0
+    assert "100.0% of the demand moves" in capsys.readouterr().out
+    assert run(["pin", "10.0.0.0/8", "lon1", "--preview"]) == 0
+    assert "1 prefixes with 2.00 Gbit/s would go to lon1" in capsys.readouterr().out
+    assert run(["cap", "fra1", "1G", "--preview"]) == 0
+    assert "fra1 overloaded" in capsys.readouterr().out
+
+    assert live(orders) == []

@@ -89,7 +89,7 @@ def test_a_newer_order_replaces_one_of_the_same_target() -> None:
     store = MemoryStore()
     orders.give(store, _drain("a", "fra1"), NOW_MS)
     orders.give(store, _drain("b", "fra1"), NOW_MS)
-    orders.give(store, _pin("c", "192.0.2.0/24", "fra1"), NOW_MS)
+    orders.give(store, _pin("c", "192.0.2.0/24", "lon1"), NOW_MS)
     left = orders.give(store, _pin("d", "192.0.2.0/24", "ams1"), NOW_MS)
     assert [order.id for order in left.orders] == ["b", "d"]
 
@@ -139,3 +139,79 @@ def test_a_lost_race_is_told() -> None:
 def test_what_is_no_order_is_refused(data: bytes) -> None:
     with pytest.raises(ConfigError, match=r"orders/current\.json"):
         orders.decode(data)
+
+
+SERVICES = {"www.": frozenset({"fra1", "ams1"}), "img.": frozenset({"fra1", "lon1"})}
+
+
+def test_a_drain_that_leaves_a_service_without_a_pop_is_refused() -> None:
+    store = MemoryStore()
+    orders.give(store, _drain("a", "fra1"), NOW_MS, SERVICES)
+
+    with pytest.raises(ConfigError, match=r"nobody would be left for www\..*\(fra1\)"):
+        orders.give(store, _drain("b", "ams1"), NOW_MS, SERVICES)
+
+    assert [o.id for o in orders.read(store).orders] == ["a"]
+
+
+def test_the_rule_is_judged_against_the_orders_that_it_joins() -> None:
+    store = RacingStore(rivals=[_drain("theirs", "fra1")])
+
+    with pytest.raises(ConfigError, match="nobody would be left"):
+        orders.give(store, _drain("mine", "ams1"), NOW_MS, SERVICES)
+
+    assert [o.id for o in orders.read(store).orders] == ["theirs"]
+
+
+def test_a_pin_to_a_drained_pop_is_refused_and_the_drain_named() -> None:
+    store = MemoryStore()
+    orders.give(store, _drain("a", "fra1"), NOW_MS)
+
+    with pytest.raises(ConfigError, match=r"fra1 is drained by noc \(maintenance, a\)"):
+        orders.give(store, _pin("b", "192.0.2.0/24", "fra1"), NOW_MS)
+
+    assert orders.give(store, _pin("c", "192.0.2.0/24", "ams1"), NOW_MS)
+
+
+def test_an_expired_drain_is_in_nobodys_way() -> None:
+    store = MemoryStore()
+    orders.give(store, _drain("a", "fra1"), NOW_MS, SERVICES)
+
+    later = orders.give(store, _drain("b", "ams1"), NOW_MS + 60_000, SERVICES)
+
+    assert [o.id for o in later.orders] == ["b"]
+
+
+def test_remarks_tell_what_else_is_in_force() -> None:
+    freeze = Order(
+        id="f",
+        kind=OrderKind.FREEZE,
+        owner="noc",
+        reason="holiday",
+        created_ms=NOW_MS,
+        expires_ms=NOW_MS + 60_000,
+    )
+    pin = _pin("p", "192.0.2.0/24", "fra1")
+
+    assert "frozen by noc (holiday, f)" in orders.remarks([freeze], pin)[0]
+    assert "the pin of 192.0.2.0/24 (p) yields" in orders.remarks([pin], _drain("d", "fra1"))[0]
+    assert "replaces p by noc" in orders.remarks([pin], _pin("q", "192.0.2.0/24", "ams1"))[0]
+    assert orders.remarks([freeze, pin], _drain("d", "ams1")) == []
+
+
+def test_the_log_tells_every_order_and_its_end() -> None:
+    store = MemoryStore()
+    orders.give(store, _drain("a", "fra1"), NOW_MS)
+    orders.give(store, _drain("b", "fra1"), NOW_MS + 1)
+    orders.end(store, "b", NOW_MS + 2)
+
+    told = [
+        (change.at_ms, [o.id for o in change.given], [o.id for o in change.ended])
+        for change in orders.history(store)
+    ]
+
+    assert told == [
+        (NOW_MS, ["a"], []),
+        (NOW_MS + 1, ["b"], ["a"]),
+        (NOW_MS + 2, [], ["b"]),
+    ]
