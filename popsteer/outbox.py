@@ -11,7 +11,7 @@ Streams API reference). Waiting times between attempts are decorrelated jitter (
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -62,6 +62,11 @@ class Outbox:
 
     def __len__(self) -> int:
         return sum(len(queue.records) for queue in self._queues.values())
+
+    @property
+    def fresh(self) -> int:
+        """How many records here are nowhere else."""
+        return sum(r.segment is None for queue in self._queues.values() for r in queue.records)
 
     def push(self, record: Record) -> bool:
         """Queue behind the other records of its source; False when memory is full."""
@@ -119,18 +124,19 @@ class Outbox:
         times = [q.ready_s for q in self._queues.values() if q.records and not q.under_way]
         return min(times, default=None)
 
-    def evict(self, source: SourceId) -> list[Record]:
-        """Take back all records of a source, in order, also one that is under way.
+    def evict(self, source: SourceId, take: Callable[[Record], bool]) -> bool:
+        """Hand the records of a source on, in order, until `take` refuses one; the rest stays.
 
-        That one may be accepted all the same; its sequence number tells that it is a repetition.
+        True when all were taken. One that is under way may be accepted all the same; its
+        sequence number tells that it is a repetition.
         """
         queue = self._queues[source]
-        records = list(queue.records)
-        queue.records.clear()
-        self.bytes -= sum(record.bytes for record in records)
-        if not queue.under_way:
+        while queue.records and take(queue.records[0]):
+            self.bytes -= queue.records.popleft().bytes
+        taken = not queue.records
+        if taken and not queue.under_way:
             del self._queues[source]
-        return records
+        return taken
 
     def stuck(self, before_s: float) -> list[SourceId]:
         """Sources whose oldest record was offered before `before_s`, and none came from disk."""

@@ -2,8 +2,9 @@
 
 `offer` returns at once. Two outboxes, urgent and bulk, each with its own calls, so that a backlog
 of RTT never delays health. What is not accepted within `SPILL_AFTER_S`, or does not fit into
-memory, waits on disk (`popsteer.spill`) and is sent later, in order, behind fresh records. The
-outboxes decide (`popsteer.outbox`), this module only does: one task per stream, calls in threads.
+memory, waits on disk (`popsteer.spill`) and is sent later, in order, behind fresh records; what a
+full disk refuses stays in memory as long as that holds it. The outboxes decide
+(`popsteer.outbox`), this module only does: one task per stream, calls in threads.
 """
 
 import asyncio
@@ -150,26 +151,32 @@ class Sink:
         return [*self._encode(source, first), *self._encode(source, second)]
 
     def _queue(self, outlet: _Outlet, record: Record) -> bool:
-        if self._spill.waits(record.source):
-            return self._to_disk(outlet, record)
+        if not self._spill.waits(record.source):
+            if self._push(outlet, record):
+                return True
+            self._evict(outlet, outlet.outbox.stuck(before_s=float("inf")))
+            self._spilled_s[record.source] = self._clock()
+        # Where the disk is full, memory takes what it can, also behind what waits on disk.
+        kept = self._to_disk(outlet, record) or self._push(outlet, record)
+        self.counts.dropped += not kept
+        return kept
+
+    def _push(self, outlet: _Outlet, record: Record) -> bool:
         if outlet.outbox.push(record):
             outlet.wake.set()
             return True
-        self._evict(outlet, outlet.outbox.stuck(before_s=float("inf")))
-        self._spilled_s[record.source] = self._clock()
-        return self._to_disk(outlet, record)
+        return False
 
     def _evict(self, outlet: _Outlet, sources: list[SourceId]) -> None:
-        """Move the records of these sources to disk, in order."""
+        """Move the records of these sources to disk, in order; what it refuses stays."""
         for source in sources:
             self._spilled_s[source] = self._clock()
-            for record in outlet.outbox.evict(source):
-                self._to_disk(outlet, record)
+            if not outlet.outbox.evict(source, lambda record: self._to_disk(outlet, record)):
+                return
 
     def _to_disk(self, outlet: _Outlet, record: Record) -> bool:
         kept = self._spill.append(outlet.urgency, record.source, record.body)
         self.counts.spilled += kept
-        self.counts.dropped += not kept
         return kept
 
     async def run(self) -> None:
@@ -273,10 +280,10 @@ class Sink:
             self._settled.clear()
         for outlet in self._outlets.values():
             self._evict(outlet, outlet.outbox.stuck(before_s=float("inf")))
+            self.counts.dropped += outlet.outbox.fresh
 
     def _fresh(self) -> bool:
-        inf = float("inf")
-        return any(outlet.outbox.stuck(before_s=inf) for outlet in self._outlets.values())
+        return any(outlet.outbox.fresh for outlet in self._outlets.values())
 
     def close(self) -> None:
         """After `run` was cancelled: free the folder and the threads."""

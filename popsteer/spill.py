@@ -117,10 +117,10 @@ class Spill:
             file = self._open_writer(urgency)
             if file.write(frame) != len(frame):
                 # A torn frame is passed over by readers; what follows starts a new segment.
-                self._close_writer(urgency)
+                self._end_segment(urgency)
                 return False
         except OSError:
-            self._close_writer(urgency)
+            self._end_segment(urgency)
             return False
         segment = self._segments[urgency][-1]
         segment.bytes += len(frame)
@@ -140,6 +140,13 @@ class Spill:
             self._writer[urgency] = file
             self._next += 1
         return self._writer[urgency]
+
+    def _end_segment(self, urgency: Urgency) -> None:
+        """The disk refused a frame; a segment that holds none must not stay behind."""
+        self._close_writer(urgency)
+        queue = self._segments[urgency]
+        if queue and not queue[-1].sources:
+            self.remove(queue[-1])
 
     def _close_writer(self, urgency: Urgency) -> None:
         file = self._writer.pop(urgency, None)

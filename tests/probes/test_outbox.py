@@ -107,9 +107,24 @@ def test_an_evicted_record_that_is_under_way_is_settled_without_harm() -> None:
     box = Outbox(1 << 20)
     box.push(record("a", 1))
     picked = box.pick(0.0)
-    assert box.evict(SourceId("a")) == picked
+    taken: list[Record] = []
+    assert box.evict(SourceId("a"), lambda one: not taken.append(one))
+    assert taken == picked
     assert box.bytes == 0
     box.push(record("a", 2))
     assert box.pick(0.0) == []
     box.settle(picked, [True], 0.0, RNG)
     assert [one.offered_s for one in box.pick(1.0)] == [2.0]
+
+
+def test_what_the_disk_refuses_stays_in_order() -> None:
+    box = Outbox(1 << 20)
+    for at in range(3):
+        box.push(record("a", at))
+    taken: list[Record] = []
+
+    assert not box.evict(SourceId("a"), lambda one: not taken and not taken.append(one))
+
+    assert [one.offered_s for one in taken] == [0.0]
+    assert (len(box), box.fresh) == (2, 2)
+    assert [one.offered_s for one in box.pick(0.0)] == [1.0]

@@ -242,6 +242,23 @@ async def test_when_the_disk_is_full_too_the_oldest_are_lost_and_counted(tmp_pat
     assert {1_000, 199} <= set(arrived)
 
 
+async def test_what_a_broken_disk_refuses_waits_in_memory(tmp_path: Path) -> None:
+    stream = ScriptedStream()
+    stream.fault = lambda _: "EndpointConnectionError"
+    sink = make_sink(stream, tmp_path)
+    (tmp_path / "spill" / "bulk").rename(tmp_path / "spill" / "away")
+    async with running(sink):
+        for t in range(50):
+            assert sink.offer(rtt_batch(t))
+        await until(lambda: sink.counts.calls > 3)
+        sink._evict(sink._outlets[Urgency.BULK], [LANE])
+        assert (sink.counts.spilled, sink.memory_bytes) == (0, sink.backlog_bytes)
+        stream.fault = lambda _: ""
+        await until(lambda: sink.backlog_bytes == 0)
+    assert stream.above_high_water() == list(range(50))
+    assert sink.lost == 0
+
+
 async def test_what_a_stop_leaves_behind_is_sent_by_the_next_run(tmp_path: Path) -> None:
     stream = ScriptedStream()
     stream.fault = lambda _: "EndpointConnectionError"

@@ -1,6 +1,7 @@
 """The spill on a real disk: order, bounds, damage, kill -9."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -114,6 +115,17 @@ def test_a_disk_that_is_full_refuses_and_nothing_else_is_lost(spill: Spill) -> N
     moved.rename(folder)
     assert spill.append(Urgency.BULK, A, record(3))
     assert drain(spill, Urgency.BULK) == [(A, record(1)), (A, record(3))]
+
+
+def test_a_frame_that_a_full_disk_refuses_leaves_no_segment(spill: Spill) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        assert not spill.append(Urgency.BULK, A, record(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert spill.oldest(Urgency.BULK) is None
 
 
 @given(records=RECORDS, cut=st.integers(0, 2_000))
