@@ -10,10 +10,10 @@ from benchmarks.dns_world import NAME, POPS, TTL_S, World, address_of, queries, 
 from popsteer.config import Config, Pop, Service
 from resolver.cookies import CookieSecret
 from resolver.fast import book as books
-from resolver.fast import index
 from resolver.fast.batch import BATCH, LENGTH, batch
 from resolver.fast.count import counts
 from resolver.fast.engine import loop_memory
+from resolver.fast.fill import build as build_index
 from resolver.fast.kernel import kernel
 from resolver.fast.limit import limits
 from resolver.fast.load import Ranked, routes_of, services_of, settings_of
@@ -57,7 +57,7 @@ def packet_ns(of: World) -> float:
     options = Options(secret=CookieSecret(bytes(32)))
     snapshot = Snapshot(load_zones(config), fleet_of(config), options, made)
     services = services_of(snapshot, {NAME: 40e6})
-    ranked = Ranked(made.pops, made.meta.default, index.build(made))
+    ranked = Ranked(made.pops, made.meta.default, build_index(made))
     routes, _ = routes_of(snapshot, ranked, services)
     book = books.build(snapshot.zones, True, services.number)
     settings = settings_of(options, limits(0.0), int(time.time()))

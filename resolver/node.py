@@ -20,7 +20,6 @@ from popsteer.clock import age_s, now_ms
 from popsteer.config import Config
 from popsteer.errors import ConfigError, StoreError
 from popsteer.names import SourceId
-from popsteer.table import Table
 from popsteer.telemetry import OncePerKey, logger
 from resolver.aside import aside
 from resolver.cookies import CookieSecret
@@ -29,6 +28,7 @@ from resolver.geography import check_geography, geography_of, with_stand_ins
 from resolver.health import Prober
 from resolver.kept import keep, make_folder, read_kept
 from resolver.route import Outlook, outlook_of, under_policy
+from resolver.shelf import Shelf, Shelved
 from resolver.snapshot import Rung
 from resolver.tables import Refusals, View, open_source
 from resolver.worker import Report, Update
@@ -57,8 +57,9 @@ class Node:
         self._refusals = Refusals()
         self._once = OncePerKey()
         self._source = open_source(config, self._refusals)
-        self._view = self._stood_in(self._source.start(), None)
-        self._geography: Table | None = None
+        self._shelf = Shelf(config.data_dir / "resolver" / "tables")
+        self._view, self._shelved = self._first_view()
+        self._geography: Shelved | None = None
         """Served until there is a table."""
         if config.table.geography:
             check_geography(config)
@@ -69,6 +70,14 @@ class Node:
         self._prober = self._open_prober()
         self.counts = Counts()
         self.sink = self._open_sink()
+
+    def _first_view(self) -> tuple[View, Shelved | None]:
+        """From disk; an index that is not there yet is built later, so that answers start now."""
+        view = self._stood_in(self._source.start())
+        if view.table is None:
+            return view, None
+        shelved = self._shelf.find(view.table)
+        return replace(view, table=shelved.table), shelved
 
     def _open_prober(self) -> Prober | None:
         if self._config.health is None:
@@ -108,8 +117,7 @@ class Node:
             self._good = outlook
         if health is not None:
             outlook = under_policy(outlook, health, self._config.pop_ids(), self._good)
-        table = self._view.table or self._geography
-        return Update(outlook, self._rung(), table)
+        return Update(outlook, self._rung(), self._shelved or self._geography)
 
     def _rung(self) -> Rung:
         rung = self._view.rung(now_ms())
@@ -119,14 +127,14 @@ class Node:
         """Tell the workers what changed; the table only when it did."""
         update = self.update()
         if self._sent_table:
-            update = replace(update, table=None)
+            update = replace(update, shelved=None)
         self._sent_table = True
         self._publish(update)
 
     def reload_zones(self) -> None:
         """Have the workers read the zones again."""
         self._stamps = _stamps(self._config)
-        self._publish(replace(self.update(), table=None, reload_zones=True))
+        self._publish(replace(self.update(), shelved=None, reload_zones=True))
 
     def gauges(self) -> dict[str, float]:
         """Freshness, as metrics."""
@@ -167,21 +175,33 @@ class Node:
     async def _poll(self) -> None:
         while True:
             try:
-                view = await aside(partial(self._look, self._view))
+                view, shelved = await aside(partial(self._look, self._view, self._shelved))
             except StoreError as error:
                 self._refusals.counts["away"] += 1
                 if self._once.first("away"):
                     logger().warning("table source away", reason=str(error))
             else:
-                self._take_view(view)
+                self._take_view(view, shelved)
             await asyncio.sleep(self._config.table.poll_s)
 
-    def _look(self, view: View) -> View:
-        return self._stood_in(self._source.poll(view, now_ms()), view.table)
+    def _look(self, view: View, shelved: Shelved | None) -> tuple[View, Shelved | None]:
+        """What the source has now; a new table comes with its index."""
+        new = self._source.poll(view, now_ms())
+        if new.table is None:
+            return new, None
+        if new.table is not view.table:
+            new = self._stood_in(new)
+        elif shelved is not None and shelved.index is not None:
+            return new, shelved
+        assert new.table is not None
+        shelved = self._shelf.put(new.table)
+        if shelved.index is None and self._once.first("rows"):
+            logger().error("table too large to be compiled; the slow path answers")
+        return replace(new, table=shelved.table), shelved
 
-    def _stood_in(self, view: View, before: Table | None) -> View:
-        """A new table's rows get stand-ins by geography."""
-        if view.table is None or view.table is before:
+    def _stood_in(self, view: View) -> View:
+        """A table's rows get stand-ins by geography."""
+        if view.table is None:
             return view
         return replace(view, table=with_stand_ins(view.table, self._config))
 
@@ -189,19 +209,23 @@ class Node:
         """Make the table of geography, for as long as there is no other."""
         stopped = threading.Event()
         try:
-            table = await aside(partial(geography_of, self._config, stopped))
+            shelved = await aside(partial(self._place, stopped))
         except ConfigError as error:
             logger().error("geography cannot be used", reason=str(error))
             return
         finally:
             stopped.set()
-        if table is not None and self._view.table is None:
-            self._geography, self._sent_table = table, False
-            logger().info("geography taken", networks=len(table))
+        if shelved is not None and self._view.table is None:
+            self._geography, self._sent_table = shelved, False
+            logger().info("geography taken", networks=len(shelved.table))
             self.tell()
 
-    def _take_view(self, view: View) -> None:
-        before, self._view = self._view, view
+    def _place(self, stopped: threading.Event) -> Shelved | None:
+        table = geography_of(self._config, stopped)
+        return self._shelf.put(table) if table is not None else None
+
+    def _take_view(self, view: View, shelved: Shelved | None) -> None:
+        before, self._view, self._shelved = self._view, view, shelved
         if view.table is not before.table and view.table is not None:
             logger().info("table taken", generation=view.table.meta.generation)
             self._geography = None

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from popsteer.table import Table
 from resolver.cookies import CookieSecret
+from resolver.fast.index import Index
 from resolver.route import Fleet, Outlook
 from resolver.zone import Zones
 
@@ -43,3 +44,5 @@ class Snapshot:
     table: Table | None = None
     outlook: Outlook = field(default_factory=Outlook)
     rung: Rung = Rung.STATIC
+    index: Index | None = None
+    """The table's for the compiled path; None while it is being built."""

@@ -17,15 +17,14 @@ from popsteer.config import Config
 from popsteer.errors import ConfigError
 from popsteer.names import SourceId
 from popsteer.samples import Batch
-from popsteer.table import Table
 from popsteer.telemetry import OncePerKey, logger
 from resolver.answer import Client, Transport, answer
 from resolver.cookies import CookieSecret
 from resolver.counts import Counts
 from resolver.demand import demand_of
-from resolver.fast.limit import limits
-from resolver.fast.path import FastPath
+from resolver.fast.path import FastPath, Rates
 from resolver.route import DRAW_BITS, Outlook
+from resolver.shelf import Shelved
 from resolver.snapshot import Options, Rung, Snapshot
 from resolver.sockets import Bound
 from resolver.tcp import TcpListener
@@ -43,7 +42,7 @@ class Update:
 
     outlook: Outlook
     rung: Rung
-    table: Table | None = None
+    shelved: Shelved | None = None
     reload_zones: bool = False
 
 
@@ -81,8 +80,7 @@ class Worker:
         self._fast = FastPath(
             self._udp,
             self._demand.bits_of,
-            limits(config.dns.rrl_per_s, config.dns.rrl_exempt_nets),
-            config.data_dir / "resolver" / "index",
+            Rates(config.dns.rrl_per_s, config.dns.rrl_exempt_nets),
         )
         self._tcp = TcpListener(self._respond_tcp, self._evicted)
         self._tcp_sockets: list[socket.socket] = [one.tcp for one in sockets]
@@ -109,12 +107,9 @@ class Worker:
         """Take over what the node knows."""
         if update.outlook.halted != self.snapshot.outlook.halted:
             self._enter_zones(self._zones, update.outlook)
-        self.snapshot = replace(
-            self.snapshot,
-            outlook=update.outlook,
-            rung=update.rung,
-            table=update.table or self.snapshot.table,
-        )
+        self.snapshot = replace(self.snapshot, outlook=update.outlook, rung=update.rung)
+        if (shelved := update.shelved) is not None:
+            self.snapshot = replace(self.snapshot, table=shelved.table, index=shelved.index)
         if update.reload_zones:
             task = asyncio.get_running_loop().create_task(self._reload())
             self._reloads.add(task)

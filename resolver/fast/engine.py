@@ -5,16 +5,12 @@ then makes each loop return between two batches and enter again. It never answer
 until the machine code is ready it leaves the sockets to the slow path.
 """
 
-import fcntl
 import os
 import socket
 import struct
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +21,6 @@ from resolver.fast import libc
 from resolver.fast.batch import AT_POLL, CONTROL_BYTES, RX_BYTES, Batch, batch
 from resolver.fast.book import Book
 from resolver.fast.count import Counted, counts, take
-from resolver.fast.kernel import cache_folder
 from resolver.fast.serve import (
     CLOSED,
     DROPPED,
@@ -43,6 +38,7 @@ from resolver.fast.serve import (
     Settings,
     serve,
 )
+from resolver.fast.taken import Taken
 from resolver.wire import Rcode
 
 POP_SLOTS = 2 * POPS_MAX
@@ -69,22 +65,6 @@ class World:
     settings: Settings
     pops: tuple[str, ...]
     """What POP numbers mean."""
-
-
-@dataclass(slots=True)
-class Taken:
-    """What was counted since the last time."""
-
-    rcodes: Counter[str] = field(default_factory=Counter)
-    pops: Counter[str] = field(default_factory=Counter)
-    dropped: int = 0
-    """Not answered: too short, responses, over the rate, or no room for the slow path."""
-
-    def add(self, other: "Taken") -> None:
-        """All of another's."""
-        self.rcodes += other.rcodes
-        self.pops += other.pops
-        self.dropped += other.dropped
 
 
 def loop_memory(seed: int) -> Loop:
@@ -242,34 +222,12 @@ class SocketLoop:
             self._slow(data, ancillary, client)
 
 
-def warm(world: World) -> float:
-    """Compile the loop or load it from disk; seconds. One process compiles, others wait for it."""
-    began_s = time.monotonic()
-    with _compiling():
-        memory, _kept = batch(1)
-        loop = loop_memory(0)
-        loop.control[STOP] = 1
-        serve(memory, world.book, world.routes, world.settings, counts(), loop)
-    return time.monotonic() - began_s
-
-
-def is_warm() -> bool:
-    """Whether machine code of these very sources is on the disk."""
-    return any(cache_folder().rglob("serve.serve-*.nbi"))
-
-
-@contextmanager
-def _compiling() -> Iterator[None]:
-    folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError:  # no place to keep it: every process compiles for itself
-        yield
-        return
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def warm(world: World) -> None:
+    """Load the loop's machine code, or compile it where it is not on the disk."""
+    memory, _kept = batch(1)
+    loop = loop_memory(0)
+    loop.control[STOP] = 1
+    serve(memory, world.book, world.routes, world.settings, counts(), loop)
 
 
 def _drain(event_fd: int) -> None:

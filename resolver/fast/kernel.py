@@ -26,7 +26,7 @@ KERNEL_FLAGS: dict[str, Any] = {
 }
 
 
-_RIM = {"engine.py", "path.py", "load.py"}
+_RIM = {"engine.py", "path.py", "load.py", "builder.py", "compile.py", "taken.py"}
 """No kernel reads these."""
 _CONSTANTS = (
     "resolver/cookies.py",

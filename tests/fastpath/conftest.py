@@ -4,7 +4,6 @@ import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from resolver.fast import book as books
 from resolver.fast.batch import ACTION, ANSWERED, BATCH, DRAW, LENGTH, REPLY_LENGTH, batch
 from resolver.fast.count import Counted, counts, take
 from resolver.fast.engine import loop_memory
+from resolver.fast.fill import build as build_index
 from resolver.fast.libc import AF_INET6
 from resolver.fast.limit import limits
 from resolver.fast.load import ranked_of, routes_of, services_of, settings_of
@@ -126,7 +126,9 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     config = world_config(tmp_path_factory.mktemp("world"))
     outlook = Outlook(frozenset({"p1"}), frozenset(), frozenset({"p4"}), {"p2": 0.5})
     options = Options(b"node-1", SECRET)
-    return Snapshot(load_zones(config), fleet_of(config), options, world_table(), outlook)
+    table = world_table()
+    zones, fleet = load_zones(config), fleet_of(config)
+    return Snapshot(zones, fleet, options, table, outlook, index=build_index(table))
 
 
 @dataclass(slots=True)
@@ -145,7 +147,7 @@ class FastBench:
     def __init__(self, snapshot: Snapshot, rrl_per_s: float = 0.0, now_s: int = NOW_S) -> None:
         self.services = services_of(snapshot, dict.fromkeys(SERVICES, 1000000.0))
         self.book = books.build(snapshot.zones, snapshot.options.minimal_any, self.services.number)
-        ranked = ranked_of(snapshot.table, Path(mkdtemp()))
+        ranked = ranked_of(snapshot.table, snapshot.index)
         self.routes, self.pops = routes_of(snapshot, ranked, self.services)
         self.settings = settings_of(snapshot.options, limits(rrl_per_s), now_s)
         self.counts = counts()

@@ -7,15 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resolver.answer import Client, Transport, answer
 from resolver.fast.engine import SocketLoop, World, warm
-from resolver.fast.limit import limits
-from resolver.fast.path import FastPath
+from resolver.fast.path import FastPath, Rates
 from resolver.route import Outlook
 from resolver.snapshot import Snapshot
 from resolver.udp import UdpListener
@@ -118,7 +116,6 @@ def test_unknown_queries_are_handed_on_with_their_client(
 async def test_the_path_takes_over_from_the_slow_one(
     snapshot: Snapshot,
     sockets: tuple[socket.socket, socket.socket],
-    tmp_path: Path,
     now_s: int,
 ) -> None:
     server, client = sockets
@@ -133,7 +130,7 @@ async def test_the_path_takes_over_from_the_slow_one(
     listener = UdpListener(server, respond)
     event_loop = asyncio.get_running_loop()
     listener.start(event_loop)
-    path = FastPath([listener], {}, limits(0.0), tmp_path / "index")
+    path = FastPath([listener], {}, Rates(0.0))
     path.offer(snapshot)
     path.start(event_loop)
 

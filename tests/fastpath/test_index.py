@@ -1,5 +1,6 @@
 """The compiled index against `Table.find`, the slow obvious twin."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popsteer.errors import TableError
 from popsteer.names import IPV6_BIT, Prefix, mask, prefix_arrays
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, Table, TableMeta, build
-from resolver.fast import index as compiled
+from resolver.fast.fill import build as build_index
 from resolver.fast.index import NO_ROW
 from resolver.fast.lookup import find, find_all
+from resolver.shelf import KEPT, Shelf
 
 
 def table_of(prefixes: list[Prefix], seed: int = 0) -> Table:
@@ -51,7 +52,7 @@ IPV6_NEAR = st.builds(
 )
 def test_index_finds_what_the_table_finds(prefixes: list[Prefix], elsewhere: list[Prefix]) -> None:
     table = table_of(prefixes)
-    index = compiled.build(table)
+    index = build_index(table)
     edges = [
         Prefix(number, 64 | IPV6_BIT if p.is_ipv6 else 32)
         for p in prefixes
@@ -65,24 +66,49 @@ def test_index_finds_what_the_table_finds(prefixes: list[Prefix], elsewhere: lis
         assert (entry >> 8, entry & 0xFF) == (NO_ROW if row < 0 else row, scope), str(prefix)
 
 
-def test_saved_index_is_mapped_back_and_equal(tmp_path: Path) -> None:
-    index = compiled.build(table_of([ipv4_prefix(0x0A000000, 8), ipv6_prefix(2**61, 3)]))
-    compiled.save(index, tmp_path / "1")
-    compiled.save(index, tmp_path / "1")  # a second worker with the same table
-    again = compiled.load(tmp_path / "1")
-    assert all(np.array_equal(getattr(index, name), getattr(again, name)) for name in index._fields)
-    assert [p.name for p in tmp_path.iterdir()] == ["1"]
+@pytest.mark.parametrize("prefixes", [[], [ipv4_prefix(0x0A000000, 8), ipv6_prefix(2**61, 3)]])
+def test_a_shelved_table_is_mapped_back_and_equal(tmp_path: Path, prefixes: list[Prefix]) -> None:
+    table = table_of(prefixes)
+    shelf = Shelf(tmp_path)
+    assert shelf.find(table).index is None
+    made = shelf.put(table)
+    index = build_index(table)
+    again = pickle.loads(pickle.dumps(shelf.find(table)))  # noqa: S301 -- as a worker gets it
+    for one in (made, again):
+        assert one.folder is not None
+        assert one.index is not None
+        for name in index._fields:
+            assert np.array_equal(getattr(index, name), getattr(one.index, name))
+        for name in ("net", "plen", "pop", "share", "scope"):
+            assert np.array_equal(getattr(table, name), getattr(one.table, name))
+        assert (one.table.meta, one.table.pops) == (table.meta, table.pops)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_broken_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="delete it"):
-        compiled.load(tmp_path)
+def test_the_shelf_keeps_the_newest_tables_and_a_torn_one_is_built_again(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    tables = [table_of([ipv4_prefix(n << 24, 8)]) for n in range(1, KEPT + 2)]
+    for table in tables:
+        shelf.put(table)
+    assert len(list(tmp_path.iterdir())) == KEPT
+    assert shelf.find(tables[0]).index is None
+    folder = shelf.find(tables[-1]).folder
+    assert folder is not None
+    (folder / "v4.npy").unlink()
+    assert shelf.find(tables[-1]).index is None
+    assert shelf.put(tables[-1]).index is not None
+
+
+def test_without_a_place_on_disk_the_index_is_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made = Shelf(tmp_path / "file").put(table_of([ipv4_prefix(0x0A000000, 8)]))
+    assert (made.folder, made.index is None) == (None, False)
 
 
 def test_many_lookups_agree_with_single_ones() -> None:
     rng = np.random.default_rng(7)
     table = table_of([ipv4_prefix(int(t), 24) for t in rng.integers(0, 2**32, 500)])
-    index = compiled.build(table)
+    index = build_index(table)
     net = rng.integers(0, 2**32, 1000, dtype=np.uint64) << np.uint64(32)
     out = np.zeros(len(net), np.uint32)
     find_all(index, net, False, out)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from popsteer.names import Prefix
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, SHARE_WHOLE, Table, TableMeta, build
-from resolver.fast import index as compiled
+from resolver.fast.fill import build as build_index
 from resolver.fast.index import NO_ROW
 from resolver.fast.kernel import kernel
 from resolver.fast.steer import OTHER, choose, numbering, standing
@@ -73,7 +73,7 @@ def test_compiled_choice_is_the_decision(seed: int, bad: float, with_table: bool
     default = table.meta.default if table else ()
     pops = numbering(table.pops if table else (), default, POPS)
     now = standing(pops, members, default, fleet, outlook)
-    ranks = compiled.build(table or build(TableMeta(generation=0), (), *EMPTY))
+    ranks = build_index(table or build(TableMeta(generation=0), (), *EMPTY))
     for _ in range(60):
         group, ipv6 = int(rng.integers(2)), bool(rng.integers(2))
         draw = int(rng.integers(1 << DRAW_BITS))
