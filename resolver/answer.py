@@ -277,6 +277,8 @@ def _render(
             written = write_rrset(buffer, rrset, qclass, limit, dnssec)
             counts[section] += written
             whole = written > 0
+            if not whole:
+                break
     for rrset in sections.additional if whole else ():
         counts[3] += write_rrset(buffer, rrset, qclass, limit, dnssec)
     buffer.append(opt + tsig)

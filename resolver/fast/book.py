@@ -20,7 +20,7 @@ from resolver.fast.words import Bytes
 from resolver.resolve import BESIDE_CNAME, Resolver, Sections, resolve
 from resolver.route import Decision, Steered
 from resolver.wire import LABEL_BYTES_MAX, Key, Labels
-from resolver.zone import AAAA, ANY, CNAME, DNAME, DS, SOA, A, Node, Outcome, Zones
+from resolver.zone import AAAA, ANY, CNAME, DNAME, DS, RRSIG, SOA, A, Node, Outcome, Zones
 
 NODES_MAX = 50_000
 """Names with answers worked out ahead; the slow path answers for those beyond."""
@@ -198,7 +198,7 @@ class _Writer:
                 yield zone.nodes[key]
 
     def _types(self, key: Key) -> list[int]:
-        types = {ANY, DS, SOA}  # answered in their own way even where there is nothing
+        types = {ANY, DS, SOA, RRSIG}  # answered in their own way even where there is nothing
         nodes = list(self._nodes(key))
         if not nodes:
             return self._all_types  # a carried name: a wildcard or a DNAME may stand for it

@@ -2,7 +2,7 @@
 
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from popsteer.config import Config, Dns, Pop, Service
 from popsteer.names import Prefix, prefix_arrays
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, Table, TableMeta, build
 from resolver.cookies import CookieSecret
+from resolver.dnssec import lay_over, origin_text
 from resolver.fast import book as books
 from resolver.fast.batch import ACTION, ANSWERED, BATCH, DRAW, LENGTH, REPLY_LENGTH, batch
 from resolver.fast.count import Counted, counts, take
@@ -22,8 +23,10 @@ from resolver.fast.limit import limits
 from resolver.fast.load import ranked_of, routes_of, services_of, settings_of
 from resolver.fast.serve import SLOW_HEAD, SLOW_TAIL, answer_batch
 from resolver.route import Outlook, fleet_of
+from resolver.sign import lifetime, sign_zones
 from resolver.snapshot import Options, Snapshot
 from resolver.zonefile import load_zones
+from resolver.zonekeys import KeyFolder, ensure
 
 ZONE = r"""
 $ORIGIN cdn.example.
@@ -129,6 +132,17 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     table = world_table()
     zones, fleet = load_zones(config), fleet_of(config)
     return Snapshot(zones, fleet, options, table, outlook, index=build_index(table))
+
+
+@pytest.fixture(scope="session")
+def signed(snapshot: Snapshot, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """The same with all zones signed."""
+    folder = KeyFolder(tmp_path_factory.mktemp("keys"))
+    zones = snapshot.zones
+    names = map(origin_text, zones.by_origin)
+    keys = {name: ensure(folder, name, "ed25519", False, NOW_S) for name in names}
+    file = sign_zones(zones, snapshot.fleet, keys, lifetime(NOW_S, 14))
+    return replace(snapshot, zones=lay_over(zones, snapshot.fleet, file, folder.path))
 
 
 @dataclass(slots=True)

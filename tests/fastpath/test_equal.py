@@ -31,7 +31,31 @@ NAMES = [
     *("toold.cdn.example", "made.old.cdn.example", "towild.cdn.example", "held.wild.cdn.example"),
     *("elsewhere.net", "www.elsewhere.net", "*.wild.cdn.example", "x.*.wild.cdn.example"),
 ]
-TYPES = [1, 28, 1, 28, 2, 5, 6, 12, 15, 16, 33, 39, 43, 48, 64, 65, 255, 257, 65280, 65281, 99]
+TYPES = [
+    1,
+    28,
+    1,
+    28,
+    2,
+    5,
+    6,
+    12,
+    15,
+    16,
+    33,
+    39,
+    43,
+    46,
+    47,
+    48,
+    64,
+    65,
+    255,
+    257,
+    65280,
+    65281,
+    99,
+]
 TYPES += [24, 25, 46, 47]  # the types that may stand beside an alias
 CLIENTS = [
     bytes([10, 1, 5, 200]),
@@ -230,6 +254,44 @@ def test_other_settings_get_the_same_bytes(
         packets.append((query_of(rng, client, snapshot, now_s), client))
     tally = compare(open_bench(other), other, packets, now_s)
     assert tally.fast > 300
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("seed", range(3))
+def test_signed_zones_get_the_same_bytes(
+    signed: Snapshot, open_bench: OpenBench, now_s: int, seed: int
+) -> None:
+    rng = random.Random(seed)
+    bench = open_bench(signed)
+    packets = []
+    for _ in range(1500):
+        client = rng.choice(CLIENTS)
+        packets.append((query_of(rng, client, signed, now_s), client))
+    tally = compare(bench, signed, packets, now_s)
+    assert bench.answered == tally.fast
+    assert tally.fast > 0.7 * len(packets), vars(tally)
+
+
+@pytest.mark.timeout(600)
+def test_signed_denials_get_the_same_bytes(
+    signed: Snapshot, open_bench: OpenBench, now_s: int
+) -> None:
+    """Names between all the names that there are: a flood of them stays on the compiled path."""
+    rng = random.Random(8)
+    bench = open_bench(signed)
+    packets = []
+    for _ in range(3000):
+        label = bytes(
+            rng.choice(b"abcdefghilmnostuwxz_-*09\0\xffMW") for _ in range(rng.choice((1, 2, 5)))
+        )
+        labels = (rng.choice((b"www", b"wild", b"big", b"ns1", label)), label)[rng.randint(0, 1) :]
+        end = rng.choice(("cdn.example", "wild.cdn.example", "_tcp.cdn.example", "plain.test"))
+        wire = b"".join(bytes((len(one),)) + one for one in (*labels, *end.encode().split(b".")))
+        question = wire + b"\0" + struct.pack("!HH", rng.choice(TYPES), 1)
+        opt = b"\0" + struct.pack("!HHIH", 41, 1232, 0x8000, 0)
+        packets.append((struct.pack("!6H", 7, 0, 1, 0, 0, 1) + question + opt, CLIENTS[0]))
+    tally = compare(bench, signed, packets, now_s)
+    assert tally.fast > 0.9 * len(packets), vars(tally)
 
 
 def test_demand_is_counted_as_the_slow_path_counts(
