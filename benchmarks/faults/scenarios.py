@@ -32,6 +32,11 @@ REORDERED, BLOCK = 480, 40
 """Records sent in any order within blocks; a consumer remembers 64 gaps of a source."""
 
 
+def nothing(scene: Scene) -> Iterator[None]:  # noqa: ARG001
+    """The undisturbed stream, to compare with."""
+    yield
+
+
 def processor_killed(scene: Scene) -> Iterator[None]:
     """Kill -9 of a record processor in mid-window."""
     victims = scene.stage.processors(_worker(scene))
@@ -255,6 +260,7 @@ OVERLOAD_SAMPLES_PER_S, OVERLOAD_SAMPLES = 600_000.0, 800_000
 """Two and a half times what two shards take, and more than they take at once."""
 
 FAULTS = (
+    Fault("nothing", nothing),
     Fault("processor killed", processor_killed),
     Fault("JVM killed", jvm_killed),
     Fault("supervisor killed", supervisor_killed),

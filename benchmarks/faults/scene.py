@@ -18,6 +18,8 @@ from benchmarks.faults.world import SPREAD_MS, Name, Tally, batch, pops, samples
 from popsteer.samples import Kind, rows
 
 SETTLE_S_MAX = 120.0
+REPORT_MS = 200
+"""A producer has told of a batch within this time."""
 STEADY_SAMPLES_PER_S = 80_000
 """Below the limits of two shards, so that a backlog can be caught up."""
 
@@ -50,7 +52,8 @@ class Outcome:
     """By how much the counts differ from what was sent, over all (prefix, POP), unless
     quarantined."""
     recovery_s: float
-    """From the end of the fault until all that was measured before is in partials."""
+    """From the end of the fault until all that was measured up to then is in partials; a kill has
+    no length."""
     error: str = ""
 
     @property
@@ -185,28 +188,51 @@ def _played(scene: Scene, fault: Fault) -> Outcome:
 
 def _settled(scene: Scene, wanted: int) -> float:
     """Offer what is wanted, wait until all is counted; gives the seconds until recovery."""
-    mended_s, recovered_s = time.monotonic(), float("inf")
-    window_ms = BULK_WINDOW_S * 1_000
-    mended_ms = time.time_ns() // 1_000_000 // window_ms * window_ms
-    measured = _measured_before(scene.sent, mended_ms)
+    recovery, mended_s = Recovery(scene), time.monotonic()
     last, stop_s = Tally(), float("inf")
     while True:
         scene.stage.look()
+        recovery.look()
         now_s = time.monotonic()
-        if (
-            recovered_s == float("inf")
-            and scene.stage.watch.before(scene.run, mended_ms) >= measured
-        ):
-            recovered_s = now_s - mended_s
-        if stop_s == float("inf") and samples(scene.sent) >= wanted:
+        if stop_s == float("inf") and samples(scene.sent) >= wanted and recovery.known:
             scene.producer.offer(0)
             scene.wait(lambda: not scene.status.rate, "the producer does not pause")
             stop_s, last = now_s, tally(name for name in scene.sent if not name.step_ms)
         if stop_s < now_s and scene.producer.is_idle() and not last.wrong(scene.counted()):
-            return recovered_s
+            return recovery.took_s
         if now_s - min(stop_s, mended_s + SETTLE_S_MAX) > SETTLE_S_MAX:
             _fail(scene, last)
         time.sleep(LOOK_S)
+
+
+class Recovery:
+    """How long it takes from now until all that is measured in the present window is counted.
+
+    Of a stream that nothing has disturbed that is the rest of the window, the grace and the way.
+    """
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._begun_s = time.monotonic()
+        window_ms = BULK_WINDOW_S * 1_000
+        self._end_ms = (time.time_ns() // 1_000_000 // window_ms + 1) * window_ms
+        self._measured: int | None = None
+        self.took_s = float("inf")
+
+    @property
+    def known(self) -> bool:
+        """Whether the window is over, so that its samples are known."""
+        return self._measured is not None
+
+    def look(self) -> None:
+        """See whether it is over."""
+        if time.time_ns() // 1_000_000 < self._end_ms + SPREAD_MS + REPORT_MS:
+            return
+        if self._measured is None:
+            self._measured = _measured_before(self._scene.sent, self._end_ms)
+        counted = self._scene.stage.watch.before(self._scene.run, self._end_ms)
+        if counted >= self._measured and self.took_s == float("inf"):
+            self.took_s = time.monotonic() - self._begun_s
 
 
 def _fail(scene: Scene, expected: Tally) -> None:
