@@ -27,10 +27,12 @@ LOGBACK = """\
     <encoder><pattern>%level\t%logger{0}\t%msg %replace(%ex){'[\\r\\n\\t]+', ' | '}%nopex%n\
 </pattern></encoder>
   </appender>
+  <logger name="io.netty.channel.DefaultChannelPipeline" level="ERROR"/>
   <root level="WARN"><appender-ref ref="stderr"/></root>
 </configuration>
 """
-"""One line per event, on stderr."""
+"""One line per event, on stderr. The pipeline tells of every connection that breaks, and who used
+the connection tells it again."""
 
 
 def properties(config: Config, settings: ConsumerSettings, worker_id: str) -> str:
