@@ -7,8 +7,11 @@ table and the POPs' state, the settings with the configuration and the day.
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
+import dns.name
 import numpy as np
+from numpy.typing import NDArray
 
 from popsteer.table import CANDIDATES_MAX, Table, TableMeta
 from resolver.fast.batch import EDNS_COOKIE, EDNS_DO, EDNS_ECS, EDNS_NSID, EDNS_PRESENT
@@ -22,7 +25,7 @@ from resolver.fast.serve import Routes, Settings
 from resolver.fast.steer import numbering, standing
 from resolver.route import Fleet, Steered
 from resolver.snapshot import Options, Snapshot
-from resolver.zone import AAAA, A
+from resolver.zone import AAAA, RRSIG, A, Rdata, RRset
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Services:
     all: tuple[Steered, ...]
     bits: Mapping[str, float]
     """Traffic that one answer brings."""
+    signatures: Mapping[tuple[int, str, int], bytes]
+    """The RRSIG over a POP's addresses as a record, by service, POP and type."""
 
     @property
     def number(self) -> dict[str, int]:
@@ -56,7 +61,27 @@ def services_of(snapshot: Snapshot, bits: Mapping[str, float]) -> Services:
         for node in zone.nodes.values()
         if node.service is not None
     }
-    return Services(tuple(found.values()), bits)
+    services = tuple(found.values())
+    return Services(services, bits, _signatures(services, snapshot))
+
+
+def _signatures(
+    services: Sequence[Steered], snapshot: Snapshot
+) -> dict[tuple[int, str, int], bytes]:
+    """The records that go behind the addresses in an answer to a query with DO."""
+    found = {}
+    for number, service in enumerate(services):
+        key = tuple(dns.name.from_text(service.name).labels[:-1])
+        zone = snapshot.zones.enclosing(key, A)
+        if zone is None or zone.signing is None:
+            continue
+        for pop, rtype in product(service.pops, (A, AAAA)):
+            rdatas = tuple(Rdata((a,)) for a in snapshot.fleet.addresses(pop, rtype == AAAA))
+            signed = zone.signing.over(RRset(key, rtype, service.ttl_s, rdatas))
+            if signed.signatures:
+                (data,) = signed.signatures  # one key signs data at any moment
+                found[number, pop, rtype] = _record(RRSIG, service.ttl_s, data)
+    return found
 
 
 def settings_of(options: Options, limits: Limits, now_s: int) -> Settings:
@@ -95,7 +120,7 @@ def routes_of(snapshot: Snapshot, ranked: Ranked, services: Services) -> tuple[R
     routes = Routes(
         ranked.index,
         standing(pops, groups, ranked.default, snapshot.fleet, snapshot.outlook),
-        _addresses(pops, ttls, snapshot.fleet),
+        _addresses(pops, ttls, snapshot.fleet, services),
         np.array([groups.index(s.pops) for s in services.all] or [0], np.uint32),
         np.array([ttls.index(s.ttl_s) for s in services.all] or [0], np.uint32),
         np.array([round(services.bits.get(s.name, 0)) for s in services.all] or [0], np.uint64),
@@ -103,7 +128,9 @@ def routes_of(snapshot: Snapshot, ranked: Ranked, services: Services) -> tuple[R
     return routes, list(pops)
 
 
-def _addresses(pops: Sequence[str], ttls: Sequence[int], fleet: Fleet) -> Addresses:
+def _addresses(
+    pops: Sequence[str], ttls: Sequence[int], fleet: Fleet, services: Services
+) -> Addresses:
     octets = bytearray()
     start = np.zeros((2 * max(len(ttls), 1), max(len(pops), 1)), np.uint32)
     count = np.zeros((2, start.shape[1]), np.uint32)
@@ -113,11 +140,29 @@ def _addresses(pops: Sequence[str], ttls: Sequence[int], fleet: Fleet) -> Addres
             count[family, number] = len(addresses)
             for line, ttl_s in enumerate(ttls):
                 start[2 * line + family, number] = len(octets)
-                octets += b"".join(_rr(rtype, ttl_s, address) for address in addresses * 2)
-    sizes = np.array([len(_rr(A, 0, bytes(4))), len(_rr(AAAA, 0, bytes(16)))], np.uint64)
-    return Addresses(np.frombuffer(bytes(octets) + bytes(8), np.uint8).copy(), start, count, sizes)
+                octets += b"".join(_record(rtype, ttl_s, address) for address in addresses * 2)
+    sizes = np.array([len(_record(A, 0, bytes(4))), len(_record(AAAA, 0, bytes(16)))], np.uint64)
+    return Addresses(_octets(octets), start, count, sizes, *_signature_arrays(pops, services))
 
 
-def _rr(rtype: int, ttl_s: int, address: bytes) -> bytes:
-    head = struct.pack("!HHHIH", QUESTION_POINTER, rtype, IN, ttl_s, len(address))
-    return head + address
+def _signature_arrays(
+    pops: Sequence[str], services: Services
+) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint64]]:
+    octets = bytearray()
+    number = {pop: i for i, pop in enumerate(pops)}
+    start = np.zeros((2 * max(len(services.all), 1), max(len(pops), 1)), np.uint32)
+    size = np.zeros(len(start), np.uint64)
+    for (service, pop, rtype), record in services.signatures.items():
+        line = 2 * service + (rtype == AAAA)
+        start[line, number[pop]], size[line] = len(octets), len(record)
+        octets += record
+    return _octets(octets), start, size
+
+
+def _octets(written: bytearray) -> NDArray[np.uint8]:
+    return np.frombuffer(bytes(written) + bytes(8), np.uint8).copy()
+
+
+def _record(rtype: int, ttl_s: int, data: bytes) -> bytes:
+    """A record whose owner is the question's name."""
+    return struct.pack("!HHHIH", QUESTION_POINTER, rtype, IN, ttl_s, len(data)) + data
