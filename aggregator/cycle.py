@@ -1,4 +1,4 @@
-"""One latency cycle: estimates, demand and capacities in; table and evidence out. Pure.
+"""One latency cycle: estimates, demand and capacities in; table, then evidence, out. Pure.
 
 Production, the simulator and a replay run this very function.
 """
@@ -58,17 +58,21 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A table to be judged and why it says what it says. Arrays are over the candidates' rows."""
+    """A table to be judged and what it rests on. Arrays are over the candidates' rows."""
 
     table: Table
-    evidence: Evidence
     considered: Candidates
+    problem: Problem
     assignment: Assignment
-    demand_bps: F64
     before: Answers
     after: Answers
     rtt_us: F64
     """[n], by the assignment; NaN where nothing is usable."""
+
+    @property
+    def demand_bps(self) -> F64:
+        """Of each row, [n]."""
+        return self.problem.demand_bps
 
 
 def plan(inputs: Inputs) -> Outcome | None:
@@ -94,22 +98,26 @@ def plan(inputs: Inputs) -> Outcome | None:
     )
     return Outcome(
         table,
-        evidence_of(
-            inputs.meta.generation,
-            inputs.now_ms,
-            inputs.fleet.pops,
-            inputs.prefixes,
-            considered,
-            assignment,
-            problem.demand_bps,
-            _reasons(inputs, considered, problem, assignment),
-        ),
         considered,
+        problem,
         assignment,
-        problem.demand_bps,
         before,
         answers(table, net, plen, inputs.fleet.pops),
         _assigned_us(considered, assignment),
+    )
+
+
+def evidence(inputs: Inputs, outcome: Outcome) -> Evidence:
+    """Why the table says what it says, for people; nothing waits for it."""
+    return evidence_of(
+        inputs.meta.generation,
+        inputs.now_ms,
+        inputs.fleet.pops,
+        inputs.prefixes,
+        outcome.considered,
+        outcome.assignment,
+        outcome.demand_bps,
+        _reasons(inputs, outcome.considered, outcome.problem, outcome.assignment),
     )
 
 

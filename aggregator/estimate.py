@@ -168,19 +168,22 @@ class Estimator:
         """All pairs whose RTT is known and not too old."""
         pairs = self._pairs
         fresh = np.isfinite(pairs.level_us) & (now_ms - pairs.answered_ms <= self._age_ms_max)
-        here = np.flatnonzero(fresh)
+        # Mostly all are; then the columns need not be gathered.
+        here = slice(None) if fresh.all() else np.flatnonzero(fresh)
         faded = self._decay(np.maximum(now_ms - pairs.last_ms[here], 0))
-        level, windows = pairs.level_us[here], pairs.windows[here] * faded
-        sigma = SIGMA_OF_MEAN_DEVIATION * pairs.deviation_us[here]
-        error = NINE_IN_TEN_SIGMAS * sigma / np.sqrt(np.maximum(windows, 1e-6))
-        samples = pairs.samples[here]
+        level, samples = pairs.level_us[here].copy(), pairs.samples[here]
+        spread = np.sqrt(np.maximum(pairs.windows[here] * faded, 1e-6))
+        sigmas = NINE_IN_TEN_SIGMAS * SIGMA_OF_MEAN_DEVIATION
+        np.divide(sigmas * pairs.deviation_us[here], spread, out=spread)
+        np.minimum(spread, level, out=spread)
+        spread += BUCKET_SHARE * level
         return Estimates(
             pairs.key[here],
             level,
-            np.minimum(error, level) + BUCKET_SHARE * level,
+            spread,
             samples * faded,
             np.maximum(now_ms - pairs.answered_ms[here], 0) / SECOND_MS,
-            np.divide(pairs.lost[here], samples, out=np.zeros(len(here)), where=samples > 0),
+            np.divide(pairs.lost[here], samples, out=np.zeros(len(level)), where=samples > 0),
         )
 
     def forget(self, now_ms: int) -> None:
@@ -198,17 +201,22 @@ class Estimator:
         known[known] = old[at[known]] == key[known]
         if known.all():
             return at
-        merged = np.union1d(old, key)
-        grown = _empty(merged)
-        into = np.searchsorted(merged, old)
+        # Both are sorted, so a key stands as far along as there are keys before it in either.
+        missing = ~known
+        before = np.cumsum(missing) - missing
+        at += before
+        into = np.ones(len(old) + int(missing.sum()), bool)
+        into[at[missing]] = False
+        grown = _empty(np.empty(len(into), np.int64))
         for field in fields(_Columns):
             getattr(grown, field.name)[into] = getattr(self._pairs, field.name)
+        grown.key[at[missing]] = key[missing]
         self._pairs = grown
-        return np.searchsorted(merged, key)
+        return at
 
     def _decay(self, ms: NDArray[np.int64]) -> F64:
-        faded: F64 = np.exp2(-ms / self._half_life_ms)
-        return faded
+        faded: F64 = ms / -self._half_life_ms
+        return np.exp2(faded, out=faded)
 
 
 def outlier_us(level_us: F64, deviation_us: F64) -> F64:

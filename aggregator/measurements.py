@@ -42,10 +42,14 @@ class Measurements:
         """RTT windows merged."""
         self.sequences: dict[str, tuple[str, str]] = {}
         """First and last Kinesis sequence number merged, by stream and shard."""
+        self.learnt = 0
+        """Partials of RTT and demand merged."""
         self._rtt = Inbox(store, Kind.RTT, int(bulk_s * SECOND_MS))
         self._demand = Inbox(store, Kind.DEMAND, int(bulk_s * SECOND_MS))
         self._signal = Inbox(store, Kind.SIGNAL, SIGNAL_HORIZON_S * SECOND_MS)
         self._targets = np.zeros(0, np.int64)
+        self._estimates: tuple[int, Estimates] | None = None
+        """The last ones given and of when; None when something was learnt since."""
 
     def expect(self, targets: Targets) -> None:
         """Take the targets as the prefixes to wait for, and their weights as demand."""
@@ -60,9 +64,17 @@ class Measurements:
         self.signals.observe(p for p in partials if isinstance(p, SignalPartial))
         return len(partials)
 
+    def estimates(self, now_ms: int) -> Estimates:
+        """All that is known of RTTs now."""
+        if self._estimates is None or self._estimates[0] != now_ms:
+            self._estimates = now_ms, self.estimator.at(now_ms)
+        return self._estimates[1]
+
     def read_bulk(self, now_ms: int) -> int:
         """Learn from new RTT and demand; gives how many partials there were."""
         rtt, demand = self._rtt.read(), self._demand.read()
+        if rtt:
+            self._estimates = None
         windows = [p for p in rtt if isinstance(p, RttPartial)]
         for window in rtt_windows(windows, self.prefixes, self.fleet.pops):
             self.estimator.observe(window, len(self.fleet.pops))
@@ -72,6 +84,7 @@ class Measurements:
         self.demand.observe((p for p in demand if isinstance(p, DemandPartial)), self.prefixes)
         self._note(rtt)
         self.estimator.forget(now_ms)
+        self.learnt += len(rtt) + len(demand)
         return len(rtt) + len(demand)
 
     def _note(self, partials: list[Partial]) -> None:

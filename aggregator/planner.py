@@ -11,11 +11,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from aggregator import cycle, report
-from aggregator.compare import answers, load_bps
+from aggregator.compare import Answers, answers, load_bps
 from aggregator.control import Arbiter, Health, Load, LoadLoop, fleet_of, measured
 from aggregator.estimate import Estimates
 from aggregator.guard import Case, Verdict, judge
@@ -32,7 +33,7 @@ from popsteer.names import Prefix
 from popsteer.orders import Order, OrderKind, Orders
 from popsteer.signing import Signer, Verifier, load_signer, verifier
 from popsteer.store import ObjectStore, s3_store
-from popsteer.table import TableMeta
+from popsteer.table import Table, TableMeta
 from popsteer.targets import Targets
 from popsteer.telemetry import OncePerKey, configure, logger, serve_metrics
 
@@ -46,6 +47,8 @@ SIGNALS_PATIENCE_S = 10.0
 SHARES_BEFORE_MS = 10 * MINUTE_MS
 SWEEP_MS = 5 * MINUTE_MS
 ONCE_PATIENCE_S = 60.0
+PATHS_MS_MAX = 10 * SECOND_MS
+"""The RTTs that people see are worked out again after so long though nothing was learnt."""
 
 
 class Planner:
@@ -86,6 +89,9 @@ class Planner:
         self._theirs_ms = 0
         """When the newest table of another planner was made."""
         self._load: Load | None = None
+        self._answers: tuple[Table | None, Answers | None] = None, None
+        """Of the table beside them."""
+        self._view: tuple[tuple[int, int, int], report.PathView] | None = None
 
     def step(self, now: int) -> None:
         """Do what is due. An unreachable store costs this step what it was for, no more."""
@@ -187,20 +193,31 @@ class Planner:
         }
         return report.Scene(now, self.fleet, self.health, load, self.loop, drained)
 
-    def _paths(self, load: Load, now: int) -> report.PathView:
+    def _said(self) -> Answers:
+        """What the table in force answers to every prefix; looked up once a table."""
         table = self.publisher.in_force.table if self.publisher.in_force else None
-        return report.paths_of(
-            table,
-            self.known.estimator.at(now),
-            self.known.prefixes,
-            self.known.demand_bps(load.load_bps),
-            self.fleet,
-            self._plan.estimate_half_life_s,
-        )
+        net, plen = self.known.prefixes.net, self.known.prefixes.plen
+        said_by, said = self._answers
+        if said is None or said_by is not table or len(said.pop) != len(net):
+            said = answers(table, net, plen, self.fleet.pops)
+            self._answers = table, said
+        return said
+
+    def _paths(self, load: Load, now: int) -> report.PathView:
+        """The RTTs change with what is learnt and with the table; the demand at any time."""
+        said = self._said()
+        demand = self.known.demand_bps(load.load_bps)
+        known_by = self.known.learnt, id(said), now // PATHS_MS_MAX
+        if self._view is None or self._view[0] != known_by:
+            estimates, half_life_s = self.known.estimates(now), self._plan.estimate_half_life_s
+            paths = report.paths_of(said, estimates, demand, self.fleet, half_life_s)
+            self._view = known_by, paths
+        return replace(self._view[1], demand_bps=load_bps(said, demand, len(self.fleet.pops)))
 
     def _load_step(self, load: Load, now: int) -> None:
         demand = self.known.demand
-        planned = self._paths(load, now).demand_bps
+        demand_bps = self.known.demand_bps(load.load_bps)
+        planned = load_bps(self._said(), demand_bps, len(self.fleet.pops))
         reported = demand.reported_bps() * demand.scale(load.load_bps)
         trust = demand.trust(len(self.known.prefixes))
         before = self.loop.shed.copy()
@@ -259,18 +276,19 @@ class Planner:
         )
         if not why or self._load is None or (self._another_planned(now) and "POP" not in why):
             return
-        estimates = self.known.estimator.at(now)
+        estimates = self.known.estimates(now)
         if not self._enough(estimates):
             return
         started = time.process_time()
-        outcome = cycle.plan(self._inputs(estimates, pins, now))
+        inputs = self._inputs(estimates, pins, now)
+        outcome = cycle.plan(inputs)
         self._arbiter.planned(usable.encode(), why, now)
         if outcome is None:
             return
         self._prices_us = outcome.assignment.price_us
-        verdict = self._judge(outcome, estimates, pins, now)
+        verdict = self._judge(outcome, inputs)
         with self._careful("publish"):
-            self._conclude(outcome, verdict, estimates, now)
+            self._conclude(outcome, verdict, inputs)
         logger().info(
             "planned",
             why=why,
@@ -301,8 +319,7 @@ class Planner:
         drained = self._orders.drained(now)
         table = in_force.table if in_force else None
         demand = self.known.demand_bps(self._load.load_bps)
-        net, plen = self.known.prefixes.net, self.known.prefixes.plen
-        placed = load_bps(answers(table, net, plen, self.fleet.pops), demand, len(self.fleet.pops))
+        placed = load_bps(self._said(), demand, len(self.fleet.pops))
         return cycle.Inputs(
             now_ms=now,
             fleet=self.fleet,
@@ -326,43 +343,37 @@ class Planner:
             ),
         )
 
-    def _judge(
-        self, outcome: cycle.Outcome, estimates: Estimates, pins: dict[Prefix, str], now: int
-    ) -> Verdict:
+    def _judge(self, outcome: cycle.Outcome, inputs: cycle.Inputs) -> Verdict:
         assert self._load is not None
-        drained = set(self._orders.drained(now))
-        usable = self.fleet.serves & self.health.up
-        usable &= np.array([pop not in drained for pop in self.fleet.pops])
+        usable = self.fleet.serves & inputs.up & ~inputs.drained
         in_force = self.publisher.in_force
         case = Case(
-            now_ms=now,
+            now_ms=inputs.now_ms,
             old=in_force.table if in_force else None,
             new=outcome.table,
             demand_bps=outcome.demand_bps,
             before=outcome.before,
             after=outcome.after,
-            excused=cycle.excused(outcome, self._inputs(estimates, pins, now)),
+            excused=cycle.excused(outcome, inputs),
             rtt_ratio=self._reference.rtt_ratio(outcome, len(self.fleet.pops)),
             pops_usable=int(usable.sum()),
             pops_all=len(self.fleet.pops),
             capacity_ratio_max=self._reference.capacity_ratio(self._load.rated_bps),
-            measured_pops=self._reference.fresh_pops(estimates, len(self.fleet.pops)),
+            measured_pops=self._reference.fresh_pops(inputs.estimates, len(self.fleet.pops)),
             measured_pops_before=self._reference.pops,
         )
         return judge(case)
 
-    def _conclude(
-        self, outcome: cycle.Outcome, verdict: Verdict, estimates: Estimates, now: int
-    ) -> None:
+    def _conclude(self, outcome: cycle.Outcome, verdict: Verdict, inputs: cycle.Inputs) -> None:
         assert self._load is not None
-        frozen = self._freeze(now)
+        frozen, estimates = self._freeze(inputs.now_ms), inputs.estimates
         if not verdict.good:
             self._refuse(outcome, verdict, estimates)
             return
         if frozen is not None:
             self.refused = f"frozen by order of {frozen.owner}: {frozen.reason}"
             return
-        published = self.publisher.publish(outcome.table, outcome.evidence)
+        published = self.publisher.publish(outcome.table)
         if published is None:
             logger().info("another planner was faster", generation=self.publisher.next_generation)
             return
@@ -370,7 +381,11 @@ class Planner:
         self.published += 1
         self._reference.accept(estimates, self._load.rated_bps, len(self.fleet.pops))
         load = cycle.planned_bps(outcome, len(self.fleet.pops))
-        self._shares.append((now, load / load.sum() if load.sum() else load))
+        share = load / load.sum() if load.sum() else load
+        self._shares.append((inputs.now_ms, share))
+        # The table is in force; now there is time to say why.
+        evidence = cycle.evidence(inputs, outcome)
+        self.publisher.witness(replace(evidence, generation=published.meta.generation))
 
     def _refuse(self, outcome: cycle.Outcome, verdict: Verdict, estimates: Estimates) -> None:
         self.refused = f"{verdict.rule}: {verdict.reason}"

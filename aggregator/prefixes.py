@@ -7,6 +7,7 @@ measurement; when there are too many prefixes the newcomers are refused, never t
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.kernel import kernel
 from popsteer.names import IPV6_BIT, LENGTH_MASK, Net, Plen, mask
 
 UNKNOWN = -1
@@ -14,6 +15,35 @@ UNKNOWN = -1
 ROWS_MAX = 4_000_000
 
 Rows = NDArray[np.int64]
+
+
+@kernel
+def _find(nets: Net, rows: Rows, net: Net, plen: Plen, length: int, found: Rows) -> None:
+    """The rows of the prefixes of one `length` of which `nets`, sorted, knows.
+
+    A search begins where the last one ended, as prefixes mostly come in order.
+    """
+    here = 0
+    for i in range(len(net)):
+        if plen[i] != length:
+            continue
+        low, high = 0, len(nets)
+        if here < high and nets[here] <= net[i]:
+            low = here
+            step = 1
+            while low + step < high and nets[low + step] <= net[i]:
+                low += step
+                step *= 2
+            high = min(high, low + step)
+        while low < high:
+            middle = (low + high) // 2
+            if nets[middle] <= net[i]:
+                low = middle + 1
+            else:
+                high = middle
+        here = max(low - 1, 0)
+        if len(nets) and nets[here] == net[i]:
+            found[i] = rows[here]
 
 
 class Prefixes:
@@ -39,10 +69,7 @@ class Prefixes:
         """The row of each prefix, UNKNOWN where it was never added."""
         found = np.full(len(net), UNKNOWN, np.int64)
         for one, (nets, rows) in self._sorted.items():
-            here = np.flatnonzero(plen == one)
-            if len(here):
-                at = np.minimum(np.searchsorted(nets, net[here]), len(nets) - 1)
-                found[here] = np.where(nets[at] == net[here], rows[at], UNKNOWN)
+            _find(nets, rows, net, plen, one, found)
         return found
 
     def add(self, net: Net, plen: Plen) -> Rows:

@@ -100,7 +100,7 @@ class Publisher:
         """What the next table should be called."""
         return self.in_force.pointer.generation + 1 if self.in_force else 1
 
-    def publish(self, table: Table, evidence: Evidence) -> Table | None:
+    def publish(self, table: Table) -> Table | None:
         """Put a table in force; gives it with its generation, or None when another planner won.
 
         Raises:
@@ -116,10 +116,18 @@ class Publisher:
                     return None
                 table = _renamed(table, generation + 1, self.next_generation - 1)
                 continue
-            named = _evidence_of(evidence, generation)
-            self._store.create(evidence_format.key(generation), evidence_format.encode(named))
             return self._point(table, body)
         raise ConflictError(f"{_TRIES} generations in a row were taken by others")
+
+    def witness(self, evidence: Evidence) -> None:
+        """Write why a published table says what it says.
+
+        Raises:
+            StoreError: the store cannot be reached; the table stays in force without it.
+        """
+        self._store.create(
+            evidence_format.key(evidence.generation), evidence_format.encode(evidence)
+        )
 
     def _point(self, table: Table, body: bytes) -> Table | None:
         pointer = Pointer(
@@ -210,7 +218,3 @@ class Publisher:
 def _renamed(table: Table, generation: int, parent: int) -> Table:
     meta = msgspec.structs.replace(table.meta, generation=generation, parent=parent)
     return replace(table, meta=meta)
-
-
-def _evidence_of(evidence: Evidence, generation: int) -> Evidence:
-    return replace(evidence, generation=generation)

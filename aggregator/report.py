@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.compare import answers, load_bps
+from aggregator.compare import Answers, load_bps
 from aggregator.control import Fleet, Health, Load, LoadLoop
 from aggregator.estimate import Estimates
-from aggregator.prefixes import Prefixes
 from aggregator.signals import Signals
 from popsteer.clock import SECOND_MS, age_s
 from popsteer.names import link_subject
@@ -91,16 +90,13 @@ def reason_of(scene: Scene, p: int) -> str:
 
 
 def paths_of(
-    table: Table | None,
-    estimates: Estimates,
-    prefixes: Prefixes,
-    demand_bps: F64,
-    fleet: Fleet,
-    half_life_s: float,
+    said: Answers, estimates: Estimates, demand_bps: F64, fleet: Fleet, half_life_s: float
 ) -> PathView:
-    """RTT, loss and demand by POP, of the prefixes that the table sends there."""
+    """RTT, loss and demand by POP, of the prefixes that answers send there.
+
+    `said` and `demand_bps` are of all prefixes.
+    """
     p = len(fleet.pops)
-    said = answers(table, prefixes.net, prefixes.plen, fleet.pops)
     planned = load_bps(said, demand_bps, p)
     line, column = np.nonzero(said.share > 0)
     key = line * p + said.pop[line, column]
@@ -130,7 +126,12 @@ def _weighted_quantile(
     group: NDArray[np.int64], value: F64, weight: F64, groups: int, q: float
 ) -> F64:
     """The lower weighted quantile of each group; NaN where it is empty."""
-    order = np.lexsort((value, group))
+    # Narrow numbers are sorted by radix, and within a group the values alone.
+    order = np.argsort(group.astype(np.uint16), kind="stable")
+    ends = np.cumsum(np.bincount(group, minlength=groups)).tolist()
+    for first, end in zip([0, *ends[:-1]], ends, strict=True):
+        here = order[first:end]
+        order[first:end] = here[np.argsort(value[here], kind="stable")]
     group, value, weight = group[order], value[order], weight[order]
     total = np.bincount(group, weight, groups)
     before = np.concatenate(([0.0], np.cumsum(total)[:-1]))

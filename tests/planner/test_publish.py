@@ -1,5 +1,7 @@
 """Publishing by conditional writes: races, orphans, foreign signatures, bounds."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -65,12 +67,14 @@ def pointer(store: MemoryStore) -> Pointer:
 def test_a_table_is_published_signed_with_its_evidence() -> None:
     store = MemoryStore()
 
-    publisher(store).publish(table(), EVIDENCE)
+    mine = publisher(store)
+    mine.publish(table())
+    mine.witness(EVIDENCE)
 
     named = pointer(store)
     read = table_format.decode(store.objects[named.key], TRUSTED)
     assert (named.generation, read.meta.generation, named.key) == (1, 1, table_key(1))
-    assert key(1) in store.objects
+    assert key(EVIDENCE.generation) in store.objects
 
 
 def test_generations_rise_by_one_and_name_their_parent() -> None:
@@ -78,7 +82,7 @@ def test_generations_rise_by_one_and_name_their_parent() -> None:
     mine = publisher(store)
 
     for _ in range(3):
-        mine.publish(table(), EVIDENCE)
+        mine.publish(table())
 
     assert pointer(store).generation == 3
     assert mine.in_force is not None
@@ -89,12 +93,12 @@ def test_of_two_that_race_one_wins_and_the_other_goes_on_from_there() -> None:
     store = MemoryStore()
     mine, theirs = publisher(store), publisher(store)
 
-    assert mine.publish(table(0), EVIDENCE) is not None
-    assert theirs.publish(table(1), EVIDENCE) is None
+    assert mine.publish(table(0)) is not None
+    assert theirs.publish(table(1)) is None
     assert pointer(store).generation == 1
     assert theirs.in_force is not None
     assert theirs.in_force.table.meta.generation == 1
-    done = theirs.publish(table(1), EVIDENCE)
+    done = theirs.publish(table(1))
 
     assert done is not None
     assert pointer(store).generation == done.meta.generation > 1
@@ -104,7 +108,7 @@ def test_a_number_taken_by_a_planner_that_died_is_skipped() -> None:
     store = MemoryStore()
     store.create(table_key(1), b"an orphan")
 
-    done = publisher(store).publish(table(), EVIDENCE)
+    done = publisher(store).publish(table())
 
     assert done is not None
     assert pointer(store).generation == 2
@@ -115,10 +119,10 @@ def test_a_delayed_planner_never_overwrites_a_newer_table() -> None:
     store = MemoryStore()
     late, quick = publisher(store), publisher(store)
     for _ in range(5):
-        quick.publish(table(1), EVIDENCE)
+        quick.publish(table(1))
     newest = store.objects[CURRENT_KEY]
 
-    late.publish(table(0), EVIDENCE)
+    late.publish(table(0))
 
     assert store.objects[CURRENT_KEY] == newest
 
@@ -127,10 +131,10 @@ def test_a_table_with_a_foreign_signature_is_not_taken_over() -> None:
     store = MemoryStore()
     stranger = Signer(Ed25519PrivateKey.generate())
     mine = publisher(store)
-    mine.publish(table(0), EVIDENCE)
+    mine.publish(table(0))
     other = Publisher(store, stranger, None)
     other.refresh()
-    other.publish(table(1), EVIDENCE)
+    other.publish(table(1))
 
     assert not mine.refresh()
 
@@ -141,7 +145,7 @@ def test_a_table_with_a_foreign_signature_is_not_taken_over() -> None:
 def test_a_truncated_table_is_not_taken_over() -> None:
     store = MemoryStore()
     theirs, mine = publisher(store), publisher(store)
-    theirs.publish(table(0), EVIDENCE)
+    theirs.publish(table(0))
     store.objects[table_key(1)] = store.objects[table_key(1)][:-100]
 
     assert not mine.refresh()
@@ -185,7 +189,8 @@ def test_old_tables_and_evidence_are_swept() -> None:
     store = MemoryStore()
     mine = publisher(store)
     for _ in range(publish.TABLES_KEPT + 7):
-        mine.publish(table(), EVIDENCE)
+        mine.publish(table())
+        mine.witness(replace(EVIDENCE, generation=mine.next_generation - 1))
     mine.refuse(table(generation=3), "moved", "kept")
 
     mine.sweep()
