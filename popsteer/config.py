@@ -135,6 +135,26 @@ class Health(Section, frozen=True, kw_only=True):
     """The POP of `all_down = "fallback"`."""
 
 
+class Tsig(Section, frozen=True, kw_only=True):
+    """`[[tsig]]`: a key shared with a secondary or another client (RFC 8945)."""
+
+    name: str
+    algorithm: Literal["hmac-sha224", "hmac-sha256", "hmac-sha384", "hmac-sha512"] = "hmac-sha256"
+    file: str
+    """File with the secret in base64."""
+
+
+class Secondary(Section, frozen=True, kw_only=True):
+    """`[[secondary]]`: a name server that gets our zones by transfer."""
+
+    allow: tuple[str, ...]
+    """Networks that it asks from."""
+    notify: str = ""
+    """HOST:PORT that is told of every change; empty is not told."""
+    key: str = ""
+    """Name of the [[tsig]] that signs its requests and our notices; empty signs nothing."""
+
+
 class Aws(Section, frozen=True, kw_only=True):
     """`[aws]`: where Kinesis, DynamoDB, S3 and CloudWatch are."""
 
@@ -245,6 +265,8 @@ class Config(Section, frozen=True, kw_only=True):
     pop: tuple[Pop, ...] = ()
     service: tuple[Service, ...] = ()
     health: Health | None = None
+    tsig: tuple[Tsig, ...] = ()
+    secondary: tuple[Secondary, ...] = ()
     aws: Aws = Aws()
     table: TableSource = TableSource()
     trust: Trust = Trust()

@@ -5,6 +5,7 @@ form of the response (flags, EDNS, size). What the answer says comes from `resol
 Where RFCs leave room it answers as BIND does.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from ipaddress import ip_address
@@ -13,10 +14,11 @@ from dnslib.dns import EDNS0, DNSHeader, EDNSOption
 from dnslib.label import DNSLabel
 
 from popsteer.names import IPV6_BIT, Prefix
-from resolver import cookies, ecs
+from resolver import cookies, ecs, transfer
 from resolver.resolve import Resolver, Sections, resolve
 from resolver.route import Decision, Steered, decide
 from resolver.snapshot import Snapshot
+from resolver.tsig import Seal, seal_of
 from resolver.wire import (
     AA,
     CD,
@@ -34,7 +36,7 @@ from resolver.wire import (
     WireBuffer,
     parse,
 )
-from resolver.zone import ANY, RRSIG, TXT, Rdata, RRset
+from resolver.zone import ANY, RRSIG, SOA, TXT, Rdata, RRset
 
 UDP_BYTES_PLAIN = 512
 """RFC 1035 §4.2.1, without EDNS."""
@@ -99,6 +101,8 @@ class Answer:
     wire: bytes
     rcode: Rcode
     served: Served | None = None
+    more: Iterable[bytes] = ()
+    """Messages of a transfer that follow; made as they are taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +123,31 @@ def answer(data: bytes, client: Client, snapshot: Snapshot, draw: int, now_s: in
         client: Who asks and how.
         snapshot: Zones, table and outlook.
         draw: `resolver.route.DRAW_BITS` random bits.
-        now_s: Epoch seconds, for cookies alone.
+        now_s: Epoch seconds, for cookies and signatures alone.
     """
     query = parse(data)
     if query is None:
         return None
+    seal = seal_of(data, query, snapshot.transfers.keys, now_s)
+    records = None
     try:
         asked = _asked(query, snapshot)
     except ecs.EcsError:
         asked, sections = Asked(), Sections(Rcode.FORMERR)
     else:
-        sections = _judge(query, asked, client) or _resolve(query, asked, client, snapshot, draw)
-    wire = _render(query, sections, _options(asked, sections, client, snapshot, now_s), client)
-    return Answer(wire, sections.rcode, _served(sections, asked, client))
+        refused = _judge(query, asked, client, seal)
+        if refused is None and _is_transfer(query):
+            sections, records = _transfer(query, client, snapshot, seal)
+        else:
+            sections = refused or _resolve(query, asked, client, snapshot, draw)
+    options = _options(asked, sections, client, snapshot, now_s)
+    if records is not None:
+        more = transfer.messages(query, records, _opt(query, Rcode.NOERROR, options), seal)
+        return Answer(next(more), Rcode.NOERROR, None, more)
+    wire = _render(query, sections, options, client, seal.octets_max if seal else 0)
+    return Answer(
+        seal.sign(wire) if seal else wire, sections.rcode, _served(sections, asked, client)
+    )
 
 
 def _asked(query: Query, snapshot: Snapshot) -> Asked:
@@ -155,10 +171,12 @@ def _asked(query: Query, snapshot: Snapshot) -> Asked:
     )
 
 
-def _judge(query: Query, asked: Asked, client: Client) -> Sections | None:
+def _judge(query: Query, asked: Asked, client: Client, seal: Seal | None) -> Sections | None:
     """The refusals that need no zone, in BIND's order; None where there is something to look up."""
     if query.rcode:
         return Sections(query.rcode)
+    if seal is not None and seal.error:
+        return Sections(Rcode.NOTAUTH)
     if query.edns is not None and query.edns.version:
         return Sections(Rcode.BADVERS)
     if query.opcode != Opcode.QUERY:
@@ -167,9 +185,6 @@ def _judge(query: Query, asked: Asked, client: Client) -> Sections | None:
     if question is None:
         # RFC 7873 §5.4: a query without question fetches a cookie.
         return Sections(Rcode.FORMERR if asked.cookie is None else Rcode.NOERROR)
-    if query.tsig is not None:
-        # RFC 8945 §5.2.1: there is no key that we share.
-        return Sections(Rcode.NOTAUTH)
     return _judge_question(question, client)
 
 
@@ -182,13 +197,45 @@ def _judge_question(question: Question, client: Client) -> Sections | None:
     if question.qclass != IN:
         return Sections(Rcode.REFUSED if question.qclass in {CH, HS} else Rcode.NOTIMP)
     if qtype in {AXFR, IXFR}:
-        return Sections(Rcode.REFUSED)
+        return None
     if qtype in {MAILA, MAILB}:
         return Sections(Rcode.NOTIMP)
     # RFC 6895 §3.1: 128 to 255 are no data; but for ANY nobody can ask for them.
     if qtype == OPT or META_FIRST <= qtype < ANY:
         return Sections(Rcode.FORMERR)
     return None
+
+
+def _is_transfer(query: Query) -> bool:
+    return query.question is not None and query.question.qtype in {AXFR, IXFR}
+
+
+def _transfer(
+    query: Query, client: Client, snapshot: Snapshot, seal: Seal | None
+) -> tuple[Sections, Iterator[bytes] | None]:
+    """What the asker of a zone is told, or its records where it gets them."""
+    question = query.question
+    assert question is not None
+    zone = snapshot.zones.by_origin.get(question.key)
+    if zone is None:
+        return Sections(Rcode.NOTAUTH), None
+    if not snapshot.transfers.allows(client.address, seal.name if seal else None):
+        return Sections(Rcode.REFUSED), None
+    incremental = question.qtype == IXFR
+    udp = client.transport is Transport.UDP
+    # RFC 5936 §4.2: there is no AXFR over UDP. RFC 1995 §3: an IXFR says what the asker has.
+    if (udp and not incremental) or (incremental and query.serial is None):
+        return Sections(Rcode.FORMERR), None
+    if incremental:
+        assert query.serial is not None
+        now = transfer.serial_of(zone)
+        # RFC 1995 §2, §4: the SOA alone says "nothing new", and over UDP "come by TCP".
+        if udp or not transfer.is_newer(now, query.serial):
+            return Sections(authoritative=True, answer=[zone.apex.rrsets[SOA]]), None
+        deltas = transfer.since(snapshot.journals.get(zone.origin, ()), query.serial)
+        if deltas is not None:
+            return Sections(), transfer.changes_of(zone, deltas)
+    return Sections(), transfer.records_of(zone, snapshot.fleet)
 
 
 def _resolve(query: Query, asked: Asked, client: Client, snapshot: Snapshot, draw: int) -> Sections:
@@ -254,12 +301,11 @@ def _options(
 
 
 def _render(
-    query: Query, sections: Sections, options: list[tuple[int, bytes]], client: Client
+    query: Query, sections: Sections, options: list[tuple[int, bytes]], client: Client, kept: int
 ) -> bytes:
-    """The message, cut at an RRset's boundary where it must be (RFC 2181 §9)."""
+    """The message, cut at an RRset's boundary where it must be (RFC 2181 §9); `kept` stays free."""
     opt = _opt(query, sections.rcode, options)
-    tsig = query.tsig.bad_key(query.id) if query.tsig else b""
-    limit = _bytes_max(query, client) - len(opt) - len(tsig)
+    limit = _bytes_max(query, client) - len(opt) - kept
     buffer = WireBuffer()
     buffer.append(bytes(HEADER_BYTES))
     counts = [0, 0, 0, 0]
@@ -281,8 +327,8 @@ def _render(
                 break
     for rrset in sections.additional if whole else ():
         counts[3] += write_rrset(buffer, rrset, qclass, limit, dnssec)
-    buffer.append(opt + tsig)
-    counts[3] += bool(opt) + bool(tsig)
+    buffer.append(opt)
+    counts[3] += bool(opt)
     flags = QR | query.opcode << OPCODE_SHIFT | sections.rcode & 0xF
     if query.opcode == Opcode.QUERY:
         flags |= query.flags & (RD | CD)

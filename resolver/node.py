@@ -27,6 +27,7 @@ from resolver.counts import Counts
 from resolver.geography import check_geography, geography_of, with_stand_ins
 from resolver.health import Prober
 from resolver.kept import keep, make_folder, read_kept
+from resolver.notify import Notifier, targets_of
 from resolver.route import Outlook, outlook_of, under_policy
 from resolver.shelf import Shelf, Shelved
 from resolver.snapshot import Rung
@@ -68,6 +69,7 @@ class Node:
         self._sent_table = False
         self._stamps = _stamps(config)
         self._prober = self._open_prober()
+        self._notifier = Notifier(targets_of(config))
         self.counts = Counts()
         self.sink = self._open_sink()
 
@@ -155,6 +157,7 @@ class Node:
     def take(self, report: Report) -> None:
         """Add a worker's counts, pass its demand on."""
         self.counts.add(report.counts)
+        self._notifier.offer(report.serials)
         for batch in report.demand:
             if self.sink is not None:
                 self.sink.offer(batch)
@@ -163,6 +166,7 @@ class Node:
         """Poll, check and tell until cancelled."""
         self.tell()
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._notifier.run())
             tasks.create_task(self._poll())
             tasks.create_task(self._tick())
             if self._config.table.geography and self._view.table is None:

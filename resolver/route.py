@@ -23,6 +23,7 @@ from popsteer.table import NO_POP, NO_RTT, SHARE_WHOLE, Table
 
 DRAW_BITS = 48
 """A draw is so many random bits: 16 for the share, 16 for shedding, 16 for rotation."""
+FALLBACK_POPS_MAX = 8
 _PART_BITS = 16
 _PART = 1 << _PART_BITS
 
@@ -79,6 +80,14 @@ class Fleet:
     def addresses(self, pop: str, ipv6: bool) -> tuple[bytes, ...]:
         """Of one POP in one family."""
         return (self.ipv6 if ipv6 else self.ipv4).get(pop, ())
+
+    def fallback(self, service: Steered, ipv6: bool) -> tuple[bytes, ...]:
+        """What a server that cannot steer answers: the first address of the first POPs.
+
+        Several, so that no POP gets everybody and a dead one is passed over by clients.
+        """
+        first = [found[0] for pop in service.pops if (found := self.addresses(pop, ipv6))]
+        return tuple(first[:FALLBACK_POPS_MAX])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Everything that one answer depends on besides the query: one frozen value, swapped whole."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -7,6 +8,8 @@ from popsteer.table import Table
 from resolver.cookies import CookieSecret
 from resolver.fast.index import Index
 from resolver.route import Fleet, Outlook
+from resolver.transfer import Journal, Transfers
+from resolver.wire import Key
 from resolver.zone import Zones
 
 
@@ -44,5 +47,8 @@ class Snapshot:
     table: Table | None = None
     outlook: Outlook = field(default_factory=Outlook)
     rung: Rung = Rung.STATIC
+    transfers: Transfers = field(default_factory=Transfers)
+    journals: Mapping[Key, Journal] = field(default_factory=dict)
+    """What changed in the zones, for IXFR."""
     index: Index | None = None
     """The table's for the compiled path; None while it is being built."""

@@ -8,7 +8,7 @@ served, and who holds connections open without a word loses them.
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,8 @@ CONNECTIONS_PER_CLIENT_MAX = 200
 WRITE_BUFFER_BYTES = 128 * 1024
 """Beyond it a connection's answers wait until the client reads."""
 
-Respond = Callable[[bytes, tuple[Any, ...]], bytes | None]
+Respond = Callable[[bytes, tuple[Any, ...]], Iterator[bytes]]
+"""The messages of the response, made as they are taken: none, one, or those of a transfer."""
 
 
 @dataclass(eq=False, slots=True)
@@ -108,11 +109,10 @@ class TcpListener:
                     return
                 data = await reader.readexactly(size)
             connection.active_s = loop.time()
-            wire = self.respond(data, peer)
-            if wire is None:
-                continue
-            connection.writer.write(len(wire).to_bytes(2, "big") + wire)
-            async with asyncio.timeout(self.idle_s):
-                await connection.writer.drain()
-            # What is buffered is read without a pause: let the others have their turn.
-            await asyncio.sleep(0)
+            for wire in self.respond(data, peer):
+                connection.writer.write(len(wire).to_bytes(2, "big") + wire)
+                async with asyncio.timeout(self.idle_s):
+                    await connection.writer.drain()
+                connection.active_s = loop.time()
+                # What is buffered is read without a pause: let the others have their turn.
+                await asyncio.sleep(0)

@@ -25,7 +25,8 @@ _POINTERS_MAX = 128
 QR, AA, TC, RD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0010
 OPCODE_SHIFT = 11
 OPT, TSIG = 41, 250
-_CLASS_ANY, _BADKEY = 255, 17
+_SOA, _CLASS_ANY = 6, 255
+_SOA_TAIL_BYTES = 20
 DO = 0x8000
 
 
@@ -123,17 +124,13 @@ class Edns:
 
 @dataclass(frozen=True, slots=True)
 class Tsig:
-    """The signature of a query, as far as an answer needs it."""
+    """The TSIG record of a query (RFC 8945 §4.2); what it says is `resolver.tsig`'s to judge."""
 
-    key: bytes
-    """Name of the key, as octets."""
-    algorithm: bytes
-    time_and_fudge: bytes
-
-    def bad_key(self, query_id: int) -> bytes:
-        """The record that says that we do not have the key (RFC 8945 §5.2.1, §5.3.2)."""
-        rdata = self.algorithm + self.time_and_fudge + struct.pack("!HHHH", 0, query_id, _BADKEY, 0)
-        return self.key + struct.pack("!HHIH", TSIG, _CLASS_ANY, 0, len(rdata)) + rdata
+    key: Labels
+    """Its owner: the name of the key."""
+    rdata: bytes
+    start: int
+    """Where the record begins in the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +143,9 @@ class Query:
     edns: Edns | None
     rcode: Rcode = Rcode.NOERROR
     """FORMERR where the message is malformed: what could be read stands in the other fields."""
-    tsig: "Tsig | None" = None
+    tsig: Tsig | None = None
+    serial: int | None = None
+    """Of the SOA in the authority section: what the asker of an IXFR has (RFC 1995 §3)."""
 
     @property
     def opcode(self) -> int:
@@ -176,8 +175,7 @@ def parse(data: bytes) -> Query | None:
     if flags & QR:
         return None
     question: Question | None = None
-    edns: Edns | None = None
-    tsig: Tsig | None = None
+    records = _Records()
     try:
         offset = HEADER_BYTES
         # RFC 9619 §4: more than one question is a format error; none is the caller's affair.
@@ -185,10 +183,10 @@ def parse(data: bytes) -> Query | None:
             raise FormatError
         if counts[0]:
             question, offset = _read_question(data, offset)
-        edns, tsig = _read_records(data, offset, counts[1:])
+        _read_records(data, offset, counts[1:], records)
     except (FormatError, struct.error):
-        return Query(ident, flags, question, edns, Rcode.FORMERR)
-    return Query(ident, flags, question, edns, Rcode.NOERROR, tsig)
+        return Query(ident, flags, question, None, Rcode.FORMERR)
+    return Query(ident, flags, question, records.edns, Rcode.NOERROR, records.tsig, records.serial)
 
 
 def read_name(data: bytes, offset: int) -> tuple[Labels, int]:
@@ -230,41 +228,50 @@ def _read_question(data: bytes, offset: int) -> tuple[Question, int]:
     return Question(name, qtype, qclass), offset + 4
 
 
-def _read_records(data: bytes, offset: int, counts: list[int]) -> tuple[Edns | None, Tsig | None]:
-    """OPT and TSIG; everything else must only be framed well."""
+@dataclass(slots=True)
+class _Records:
+    """What the records behind the question say."""
+
     edns: Edns | None = None
     tsig: Tsig | None = None
+    serial: int | None = None
+
+
+def _read_records(data: bytes, offset: int, counts: list[int], found: _Records) -> None:
+    """OPT, TSIG and an IXFR's SOA; everything else must only be framed well."""
     for section, count in enumerate(counts):
         for _ in range(count):
+            start = offset
             name, offset = read_name(data, offset)
             rtype, rclass, ttl, size = struct.unpack_from("!HHIH", data, offset)
             offset += 10
             rdata = data[offset : offset + size]
             offset += size
-            # RFC 8945 §5.2: TSIG is the last record.
-            if len(rdata) < size or tsig is not None:
+            # RFC 8945 §5.1: TSIG is the last record.
+            if len(rdata) < size or found.tsig is not None:
                 raise FormatError
             if rtype == OPT:
                 # RFC 6891 §6.1.1: at most one, at the root, in the additional section.
-                if edns is not None or name or section != 2:
+                if found.edns is not None or name or section != 2:
                     raise FormatError
-                edns = _read_edns(rclass, ttl, rdata)
+                found.edns = _read_edns(rclass, ttl, rdata)
             elif rtype == TSIG:
-                if section != 2:
+                # RFC 8945 §4.2: its class is ANY.
+                if section != 2 or rclass != _CLASS_ANY:
                     raise FormatError
-                tsig = _read_tsig(name, rdata)
-    return edns, tsig
+                found.tsig = _read_tsig(name, rdata, start)
+            elif rtype == _SOA and section == 1 and size >= _SOA_TAIL_BYTES:
+                found.serial = int.from_bytes(rdata[-_SOA_TAIL_BYTES:][:4], "big")
 
 
-def _read_tsig(key: Labels, rdata: bytes) -> Tsig:
+def _read_tsig(key: Labels, rdata: bytes, start: int) -> Tsig:
     """RFC 8945 §4.2."""
-    algorithm, offset = read_name(rdata, 0)
-    time_and_fudge = rdata[offset : offset + 8]
+    _, offset = read_name(rdata, 0)
     (mac_bytes,) = struct.unpack_from("!H", rdata, offset + 8)
     (other_bytes,) = struct.unpack_from("!H", rdata, offset + 10 + mac_bytes + 4)
     if len(rdata) != offset + 16 + mac_bytes + other_bytes:
         raise FormatError
-    return Tsig(octets(key), octets(algorithm), time_and_fudge)
+    return Tsig(key, rdata, start)
 
 
 def _read_edns(rclass: int, ttl: int, rdata: bytes) -> Edns:

@@ -7,7 +7,7 @@ no query sees half of a change and none is lost.
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -18,7 +18,7 @@ from popsteer.errors import ConfigError
 from popsteer.names import SourceId
 from popsteer.samples import Batch
 from popsteer.telemetry import OncePerKey, logger
-from resolver.answer import Client, Transport, answer
+from resolver.answer import Answer, Client, Transport, answer
 from resolver.cookies import CookieSecret
 from resolver.counts import Counts
 from resolver.demand import demand_of
@@ -28,7 +28,9 @@ from resolver.shelf import Shelved
 from resolver.snapshot import Options, Rung, Snapshot
 from resolver.sockets import Bound
 from resolver.tcp import TcpListener
+from resolver.transfer import journals_of, serial_of, transfers_of
 from resolver.udp import UdpListener
+from resolver.wire import Key
 from resolver.zone import Zones
 from resolver.zonefile import checked_fleet, load_zones
 
@@ -52,6 +54,8 @@ class Report:
 
     counts: Counts
     demand: tuple[Batch, ...] = ()
+    serials: tuple[tuple[Key, int], ...] = ()
+    """Of the zones that are served, by origin."""
 
 
 class Worker:
@@ -76,6 +80,7 @@ class Worker:
         self._reloads: set[asyncio.Task[None]] = set()
         self._zones = load_zones(config)
         self.snapshot = Snapshot(self._zones, checked_fleet(config), _options(config, secret))
+        self.snapshot = replace(self.snapshot, transfers=transfers_of(config))
         self._udp = [UdpListener(one.udp, self._respond_udp) for one in sockets]
         self._fast = FastPath(
             self._udp,
@@ -124,6 +129,11 @@ class Worker:
             except ConfigError as error:
                 logger().error("zones not reloaded; the old ones serve on", reason=str(error))
                 return
+            shot = self.snapshot
+            journals = await asyncio.to_thread(
+                journals_of, self._zones, zones, shot.journals, shot.fleet
+            )
+            self.snapshot = replace(self.snapshot, journals=journals)
             self._enter_zones(zones, self.snapshot.outlook)
             self._fast.offer(self.snapshot)
             logger().info("zones reloaded", zones=len(zones.by_origin))
@@ -137,18 +147,25 @@ class Worker:
         counts, self._counts = self._counts, Counts()
         compiled = self._fast.counted()
         counts.add_compiled(compiled.rcodes, compiled.pops, compiled.dropped)
+        zones = self._zones.by_origin.items()
+        serials = tuple((origin, serial_of(zone)) for origin, zone in zones)
         if not with_demand:
-            return Report(counts)
+            return Report(counts, (), serials)
         slow = self._demand.report(self._lane, now_ms())
-        return Report(counts, (*slow, *self._fast.demand(self._lane, now_ms())))
+        demand = (*slow, *self._fast.demand(self._lane, now_ms()))
+        return Report(counts, demand, serials)
 
     def _respond_udp(self, data: bytes, peer: tuple[Any, ...]) -> bytes | None:
-        return self.respond(data, peer, Transport.UDP)
+        made = self.respond(data, peer, Transport.UDP)
+        return made.wire if made is not None else None
 
-    def _respond_tcp(self, data: bytes, peer: tuple[Any, ...]) -> bytes | None:
-        return self.respond(data, peer, Transport.TCP)
+    def _respond_tcp(self, data: bytes, peer: tuple[Any, ...]) -> Iterator[bytes]:
+        made = self.respond(data, peer, Transport.TCP)
+        if made is not None:
+            yield made.wire
+            yield from made.more
 
-    def respond(self, data: bytes, peer: tuple[Any, ...], transport: Transport) -> bytes | None:
+    def respond(self, data: bytes, peer: tuple[Any, ...], transport: Transport) -> Answer | None:
         """The response to one packet of a peer, counted; None where silence is right."""
         began_ns = time.perf_counter_ns()
         client = Client(_packed(peer[0]), transport)
@@ -169,7 +186,7 @@ class Worker:
             self._demand.add(made.served, self.snapshot.table)
         spent_us = (time.perf_counter_ns() - began_ns) / 1_000
         self._counts.add_answer(made, transport.name.lower(), spent_us)
-        return made.wire
+        return made
 
     def _evicted(self) -> None:
         self._counts.tcp_evicted += 1

@@ -18,6 +18,8 @@ SECTIONS: dict[str, type[config.Section]] = {
     "pop.link": config.Link,
     "service": config.Service,
     "health": config.Health,
+    "tsig": config.Tsig,
+    "secondary": config.Secondary,
     "aws": config.Aws,
     "table": config.TableSource,
     "trust": config.Trust,
