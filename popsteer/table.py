@@ -230,7 +230,8 @@ def decode(data: bytes, verifier: Verifier | None = None) -> Table:
             raise TrustError("the table is not signed")
         verifier.verify(body, seal)
     try:
-        with pa.ipc.open_stream(body) as reader:
+        # The system gets memory back at once when a table is let go; Arrow's own pool keeps it.
+        with pa.ipc.open_stream(body, memory_pool=pa.system_memory_pool()) as reader:
             schema = reader.schema
             head = msgspec.json.decode((schema.metadata or {})[b"popsteer.table"], type=_Head)
             batch = reader.read_next_batch()
