@@ -47,6 +47,9 @@ DWELL_S = 30.0
 SHARE_REFRESHED = 0.8
 """Caches ask anew after their TTL, some earlier than others: time constant over TTL."""
 
+STEP_UP, STEP_DOWN = 0.05, 0.01
+"""Additive steps of FastRoute (Flavel et al., NSDI 2015, section 4), each load period."""
+
 OFFSET_GAIN = 0.2
 OFFSET_GAIN_URGENT = 0.5
 OFFSET_MIN, OFFSET_MAX = -0.3, 1.0
@@ -178,12 +181,15 @@ def _fresh(signals: Signals, subject: str, signal: Signal, now_ms: int) -> float
 
 
 class LoadLoop:
-    """Shed fractions and offsets of p POPs; one step every load period."""
+    """Shed fractions and offsets of p POPs; one step every load period.
 
-    def __init__(self, fleet: Fleet, target: float) -> None:
+    With `additive`, POPs shed as in FastRoute: by constant steps on their own load alone.
+    """
+
+    def __init__(self, fleet: Fleet, target: float, additive: bool = False) -> None:
         n = len(fleet.pops)
         self._ttl_s = fleet.ttl_s
-        self._target = target
+        self._target, self._additive = target, additive
         self._start = target + SHED_START * (1 - target)
         self._aim = target + SHED_AIM * (1 - target)
         self._effect = np.zeros(n)
@@ -234,6 +240,9 @@ class LoadLoop:
         capacity = np.where(known, load.capacity_bps, 1.0)
         used = np.where(known, load.load_bps, 0.0)
         self._observe(known, used, capacity, explained_bps)
+        if self._additive:
+            self._step_by_step(known, used / capacity, now_ms)
+            return
         foreign = np.maximum(used - explained_bps, 0.0)
         seen = np.minimum(explained_bps, used) / np.maximum(1 - self._effect, 1 - SHED_MAX)
         over = known & (used > self._start * capacity)
@@ -271,9 +280,15 @@ class LoadLoop:
         shed = self.shed + step + np.where(down, fall, 0.0)
         shed[(shed < SHED_BAND) & ~up] = 0.0
         self._raised_ms[up] = now_ms
-        self.shedding_since_ms = np.where(
-            shed > 0, np.where(self.shedding_since_ms > 0, self.shedding_since_ms, now_ms), 0
-        )
+        self._put(shed, now_ms)
+
+    def _step_by_step(self, known: Bools, used: F64, now_ms: int) -> None:
+        step = np.where(used > self._start, STEP_UP, np.where(used < self._target, -STEP_DOWN, 0.0))
+        self._put(np.clip(self.shed + np.where(known, step, 0.0), 0.0, SHED_MAX), now_ms)
+
+    def _put(self, shed: F64, now_ms: int) -> None:
+        since = np.where(self.shedding_since_ms > 0, self.shedding_since_ms, now_ms)
+        self.shedding_since_ms = np.where(shed > 0, since, 0)
         self.shed = shed
 
     def plan_capacity_bps(self, capacity_bps: F64, placed_bps: F64) -> F64:

@@ -20,6 +20,7 @@ from aggregator.policy import POLICIES
 from aggregator.prefixes import Prefixes
 from aggregator.rows import Rows8, ranked_rows
 from aggregator.solve import NOWHERE, Assignment, Problem
+from aggregator.terms import Terms
 from popsteer.clock import SECOND_MS
 from popsteer.evidence import Evidence, Reason
 from popsteer.names import IPV6_BIT, Prefix
@@ -54,6 +55,10 @@ class Inputs:
     """[p], prices of the last cycle; None at the first."""
     meta: TableMeta
     """The metadata of the new table, but for what this cycle finds out."""
+    terms: Terms | None = None
+    """Of the POPs; None: all are alike."""
+    places: F64 | None = None
+    """[prefixes, 2], latitude and longitude, for policies that go by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,7 @@ def _problem(inputs: Inputs, considered: Candidates, before: Answers) -> Problem
         present=present,
         move_share_max=MOVED_FOR_GAIN_MAX,
         warm_us=inputs.warm_us,
+        terms=inputs.terms and inputs.terms.over(inputs.places, considered.row, considered.pop),
     )
 
 
@@ -270,7 +276,7 @@ def _reasons(
     reason[np.arange(len(share)), share.argmax(axis=1)] = Reason.CHOSEN
     known = pop != NOWHERE
     reason[known & ~inputs.fleet.serves[pop]] = Reason.POLICY
-    if inputs.policy == "nearest":
+    if inputs.policy not in {"optimum", "greedy"}:
         reason[reason == Reason.FULL] = Reason.POLICY
     reason[known & inputs.drained[pop] & (share == 0)] = Reason.DRAINED
     reason[known & ~inputs.up[pop] & (share == 0)] = Reason.DOWN

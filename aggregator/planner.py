@@ -22,12 +22,14 @@ from aggregator.estimate import Estimates
 from aggregator.guard import Case, Verdict, judge
 from aggregator.measurements import Measurements
 from aggregator.memory import Reference
+from aggregator.policy import ADDITIVE, BY_LOCATION, DEFAULT
 from aggregator.publish import Publisher
+from aggregator.terms import Atlas, terms_of
 from popsteer import orders as orders_format
 from popsteer import state as state_format
 from popsteer import targets as targets_format
 from popsteer.clock import MINUTE_MS, SECOND_MS, now_ms
-from popsteer.config import Config
+from popsteer.config import Config, Service
 from popsteer.errors import ConfigError, PopsteerError, StoreError, TableError, TrustError
 from popsteer.names import Prefix
 from popsteer.orders import Order, OrderKind, Orders
@@ -69,14 +71,19 @@ class Planner:
         if targets is not None:
             self.known.expect(targets)
         self.health = Health(self.fleet.pops)
-        self.loop = LoadLoop(self.fleet, config.plan.target_utilisation)
         self.publisher = Publisher(store, signer, trusted)
         self.refused = ""
         """Why the newest table is not in force; empty when it is."""
         self.published = 0
         """Tables put in force by this planner."""
         self._trusted = trusted
-        self._policy = _policy_of(config)
+        service = _service_of(config)
+        self._policy = service.policy if service else DEFAULT
+        self._terms = terms_of(config, service)
+        target = config.plan.target_utilisation
+        self.loop = LoadLoop(self.fleet, target, self._policy in ADDITIVE)
+        by_location = self._policy in BY_LOCATION
+        self._atlas = Atlas(config.path(config.table.geography)) if by_location else None
         self._arbiter = Arbiter(config.plan.latency_period_s, config.plan.load_period_s)
         self._reference = Reference()
         self._orders, self._orders_etag = Orders(), ""
@@ -341,6 +348,8 @@ class Planner:
                 window_last_ms=self.known.window_last_ms,
                 inputs=dict(self.known.sequences),
             ),
+            terms=self._terms,
+            places=self._atlas.places(self.known.prefixes) if self._atlas else None,
         )
 
     def _judge(self, outcome: cycle.Outcome, inputs: cycle.Inputs) -> Verdict:
@@ -394,17 +403,28 @@ class Planner:
         self.publisher.refuse(outcome.table, verdict.rule, verdict.reason)
 
 
-def _policy_of(config: Config) -> str:
-    """The policy of the services; of several the first, as one table serves them all."""
-    from aggregator.policy import POLICIES
+def _service_of(config: Config) -> Service | None:
+    """Whose policy rules: the first, as one table serves all.
 
-    for service in config.service:
-        if service.policy not in POLICIES:
+    Raises:
+        ConfigError: services ask for different things, or for geography without a database.
+    """
+    if not config.service:
+        return None
+    one = config.service[0]
+    for other in config.service:
+        if (other.policy, other.band_ms) != (one.policy, one.band_ms):
             raise ConfigError(
-                f"service {service.name}: policy = {service.policy!r}; "
-                f"known: {', '.join(sorted(POLICIES))}"
+                f"services {one.name} and {other.name}: policy and band_ms differ "
+                f"({one.policy!r} and {other.policy!r}); one table serves all, so give them the "
+                "same or plan them apart"
             )
-    return config.service[0].policy if config.service else "optimum"
+    if one.policy in BY_LOCATION and not config.table.geography:
+        raise ConfigError(
+            f"service {one.name}: policy = {one.policy!r} goes by places; "
+            "set table.geography to a MaxMind DB file with coordinates"
+        )
+    return one
 
 
 def run(config: Config, once: bool = False) -> None:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.terms import Terms
+
 PIECE_SHARE = 0.1
 """A prefix is cut into pieces of this share of the smallest capacity nearby, so that small POPs
 are filled too."""
@@ -58,6 +60,15 @@ class Problem:
     """Share of all demand that may move for gain alone in this solution."""
     warm_us: F64 | None = None
     """[p], prices of the last solution, for policies that can begin from them."""
+    link: Ints | None = None
+    """[n, k], the egress link of each candidate; NOWHERE where it has none of its own. Only the
+    optimum policy looks at links."""
+    link_bps: F64 | None = None
+    """[l], what links may carry; infinite is unlimited."""
+    warm_link_us: F64 | None = None
+    """[l], like `warm_us`."""
+    terms: Terms | None = None
+    """Weights, prices and places, for policies that go by them; None: all POPs are alike."""
 
 
 @dataclass(frozen=True, slots=True)

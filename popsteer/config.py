@@ -18,6 +18,21 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
+POLICIES = (
+    "optimum",
+    "greedy",
+    "nearest",
+    "fastroute",
+    "latency-band",
+    "cost-aware",
+    "weighted",
+    "failover",
+    "geographic",
+    "geoproximity",
+    "static",
+)
+"""What a service's `policy` can be; `aggregator.policy` says what each does."""
+
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One table of the file."""
@@ -88,6 +103,12 @@ class Pop(Section, frozen=True, kw_only=True):
     capacity_bps: NotNegative = 0
     """0 is unlimited."""
     capacity_rps: NotNegative = 0
+    weight: NotNegative = 1
+    """Its share of traffic beside the others', for policies that go by weights."""
+    cost: NotNegative = 0
+    """What traffic costs here, in any unit, for `cost-aware`."""
+    bias: Annotated[float, msgspec.Meta(gt=-100, lt=100)] = 0
+    """Percent, for `geoproximity`: positive attracts from farther away."""
     link: tuple[Link, ...] = ()
 
 
@@ -99,6 +120,9 @@ class Service(Section, frozen=True, kw_only=True):
     pops: tuple[str, ...] = ("*",)
     """POP ids that may serve it; `*` is all."""
     policy: str = "optimum"
+    """One of `POLICIES`: how POPs are chosen."""
+    band_ms: NotNegative = 5.0
+    """For `latency-band` and `cost-aware`: POPs no slower than the best by this are as good."""
     query_bits: Positive = 40e6
     """Traffic that one answer brings while it is cached, in bits; the planner calibrates it
     to the measured load, so only the order of magnitude matters."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from popsteer.config import Config, Health, Pop, Section
+from popsteer.config import POLICIES, Config, Health, Pop, Section
 from popsteer.errors import ConfigError
 from popsteer.names import ID_RULE, dns_name, is_id
 
@@ -102,6 +102,13 @@ def _check(config: Config, path: Path) -> None:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     for service in config.service:
+        if service.policy not in POLICIES:
+            near = difflib.get_close_matches(service.policy, POLICIES, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(
+                f"{path}: service {service.name}: policy = {service.policy!r} is none; "
+                f"{hint}valid: {', '.join(POLICIES)}"
+            )
         for name in service.pops:
             if name != "*" and name not in ids:
                 near = difflib.get_close_matches(name, ids, 1, 0.0)

@@ -1,0 +1,121 @@
+"""What policies go by besides RTT and capacity: weights, prices, biases and places.
+
+POPs' terms come from the configuration, prefixes' places from its geography database
+(`[table] geography`). Neither is measured; an unknown place is NaN.
+"""
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import maxminddb
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.prefixes import Prefixes
+from popsteer.config import Config, Service
+from popsteer.errors import ConfigError
+from popsteer.geo import EARTH_RADIUS_KM
+from popsteer.names import IPV6_BIT
+
+BAND_MS = 5.0
+
+F64 = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Of p POPs, and once `over` candidates, the distances to them."""
+
+    weight: F64
+    """[p], shares of traffic where a policy goes by weights."""
+    cost: F64
+    """[p], what a unit of traffic costs there, in any currency."""
+    bias: F64
+    """[p], percent, above -100 and below 100; positive attracts."""
+    lat: F64
+    lon: F64
+    """[p], degrees; NaN where no location is configured."""
+    band_ms: float = BAND_MS
+    """RTTs no farther than this from the best are as good."""
+    km: F64 | None = None
+    """[n, k], from each prefix to its candidates; None while no place is known."""
+
+    def over(self, places: F64 | None, row: Ints, pop: Ints) -> "Terms":
+        """With the distances of candidates `pop` [n, k]; `places` are [prefixes, 2] degrees."""
+        if places is None:
+            return self
+        at = places[row]
+        km = np.full(pop.shape, np.nan)
+        for column in range(pop.shape[1]):
+            there = np.maximum(pop[:, column], 0)
+            km[:, column] = _km(at, np.stack([self.lat[there], self.lon[there]], axis=1))
+        return replace(self, km=km)
+
+
+def even(pops: int) -> Terms:
+    """All POPs alike, nowhere."""
+    one, zero, nowhere = np.ones(pops), np.zeros(pops), np.full(pops, np.nan)
+    return Terms(one, zero, zero, nowhere, nowhere)
+
+
+def terms_of(config: Config, service: Service | None) -> Terms:
+    """The terms that a configuration states."""
+    location = [pop.location or (np.nan, np.nan) for pop in config.pop]
+    at = np.array(location, np.float64).reshape(-1, 2)
+    return Terms(
+        np.array([pop.weight for pop in config.pop], np.float64),
+        np.array([pop.cost for pop in config.pop], np.float64),
+        np.array([pop.bias for pop in config.pop], np.float64),
+        at[:, 0],
+        at[:, 1],
+        service.band_ms if service else BAND_MS,
+    )
+
+
+class Atlas:
+    """Owns the places of prefixes; each is looked up once."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a MaxMind DB file with coordinates.
+
+        Raises:
+            ConfigError: no such file, or not of that format.
+        """
+        try:
+            self._reader = maxminddb.open_database(path)
+        except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
+            raise ConfigError(f"table.geography = {path}: {error}") from None
+        self._places = np.zeros((0, 2))
+
+    def places(self, prefixes: Prefixes) -> F64:
+        """[n, 2], latitude and longitude of prefixes, which only ever grow in number."""
+        done, net, plen = len(self._places), prefixes.net, prefixes.plen
+        if len(net) > done:
+            new = [self._place(n, p) for n, p in zip(net[done:], plen[done:], strict=True)]
+            self._places = np.concatenate([self._places, np.array(new).reshape(-1, 2)])
+        return self._places
+
+    def _place(self, net: np.uint64, plen: np.uint8) -> Sequence[float]:
+        number = int(net)
+        address = (
+            ipaddress.IPv6Address(number << 64)
+            if plen & IPV6_BIT
+            else ipaddress.IPv4Address(number >> 32)
+        )
+        record = self._reader.get(address)
+        at = record.get("location") if isinstance(record, dict) else None
+        if not isinstance(at, dict) or "latitude" not in at or "longitude" not in at:
+            return (np.nan, np.nan)
+        return (float(str(at["latitude"])), float(str(at["longitude"])))
+
+
+def _km(a: F64, b: F64) -> F64:
+    """[n], from each place of `a` to that of `b` in the same line."""
+    phi, other = np.radians(a[:, 0]), np.radians(b[:, 0])
+    turn = np.radians(b[:, 1] - a[:, 1])
+    h = np.sin((other - phi) / 2) ** 2 + np.cos(phi) * np.cos(other) * np.sin(turn / 2) ** 2
+    km: F64 = 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(h, 0, 1)))
+    return km
