@@ -56,31 +56,24 @@ class ZoneSignatures(msgspec.Struct, frozen=True, kw_only=True):
     """What was signed of one zone."""
 
     origin: str
-    inception_s: int
-    """Epoch seconds from which signatures hold."""
-    expires_s: int
-    """Epoch seconds until which they hold."""
     apex: dict[int, tuple[int, tuple[bytes, ...]]]
     """TTL and data of DNSKEY, CDS and CDNSKEY, by type."""
     signatures: dict[bytes, tuple[bytes, ...]]
     """Data of RRSIG records by `RRset.digest`."""
 
 
-class SignedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """The file that `popsteer sign` writes and `[dns] dnssec` names; MessagePack."""
+class Term(msgspec.Struct, frozen=True, kw_only=True):
+    """The head of the file: from when to when its signatures hold, epoch seconds."""
 
     format: int
+    inception_s: int
+    expires_s: int
+
+
+class SignedFile(Term, frozen=True, kw_only=True):
+    """The file that `popsteer sign` writes and `[dns] dnssec` names; MessagePack."""
+
     zones: tuple[ZoneSignatures, ...]
-
-    @property
-    def expires_s(self) -> int:
-        """When the first signature ends."""
-        return min(zone.expires_s for zone in self.zones)
-
-    @property
-    def inception_s(self) -> int:
-        """When the last zone's signatures began."""
-        return max(zone.inception_s for zone in self.zones)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +86,15 @@ class Life:
     """What a person must know; empty while all is well."""
 
 
-def life(file: SignedFile, now_s: int) -> Life:
+def life(term: Term, now_s: int) -> Life:
     """Whether it is time to sign again."""
-    left_s = file.expires_s - now_s
+    left_s = term.expires_s - now_s
     again = "run `popsteer sign` and ship its file"
-    if now_s < file.inception_s:
+    if now_s < term.inception_s:
         return Life(left_s, "signatures are not valid yet; is this clock right?")
     if left_s <= 0:
         return Life(left_s, f"signatures have expired, validating resolvers refuse them; {again}")
-    if left_s < MARGIN_SHARE * (file.expires_s - file.inception_s):
+    if left_s < MARGIN_SHARE * (term.expires_s - term.inception_s):
         return Life(left_s, f"signatures expire in {left_s / 3_600:.1f} hours; {again}")
     return Life(left_s, "")
 

@@ -24,6 +24,7 @@ from popsteer.telemetry import OncePerKey, logger
 from resolver.aside import aside
 from resolver.cookies import CookieSecret
 from resolver.counts import Counts
+from resolver.expiry import Expiry
 from resolver.geography import check_geography, geography_of, with_stand_ins
 from resolver.health import Prober
 from resolver.kept import keep, make_folder, read_kept
@@ -69,6 +70,7 @@ class Node:
         self._sent_table = False
         self._stamps = _stamps(config)
         self._prober = self._open_prober()
+        self._expiry = Expiry(config)
         self._notifier = Notifier(targets_of(config))
         self.counts = Counts()
         self.sink = self._open_sink()
@@ -136,6 +138,7 @@ class Node:
     def reload_zones(self) -> None:
         """Have the workers read the zones again."""
         self._stamps = _stamps(self._config)
+        self._expiry.read()
         self._publish(replace(self.update(), shelved=None, reload_zones=True))
 
     def gauges(self) -> dict[str, float]:
@@ -148,6 +151,7 @@ class Node:
             "state_generation": state.generation if state else 0,
             "state_age_seconds": age_s(state.created_ms, now_ms()) if state else 0,
             "pops_down": len(self._prober.down) if self._prober else 0,
+            **self._expiry.gauges(now_ms() // 1_000),
         }
 
     def rung(self) -> str:
@@ -242,6 +246,7 @@ class Node:
         while True:
             await asyncio.sleep(TICK_S)
             self.tell()
+            self._expiry.say(now_ms() // 1_000)
             if await asyncio.to_thread(_stamps, self._config) != self._stamps:
                 self.reload_zones()
 
@@ -286,8 +291,9 @@ def cookie_secret(config: Config) -> CookieSecret:
 
 
 def _stamps(config: Config) -> Sequence[tuple[int, int]]:
-    """What changes when a zone file does."""
-    return [_stamp(config.path(zone)) for zone in config.dns.zones]
+    """What changes when a zone file or the file of signatures does."""
+    files = [*config.dns.zones, *filter(None, [config.dns.dnssec])]
+    return [_stamp(config.path(file)) for file in files]
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -54,7 +54,9 @@ def sign_zones(
         _sign_zone(origin, zone, zones, fleet, keys[origin_text(origin)], when)
         for origin, zone in zones.by_origin.items()
     )
-    return SignedFile(format=FORMAT, zones=signed)
+    return SignedFile(
+        format=FORMAT, inception_s=when.inception_s, expires_s=when.expires_s, zones=signed
+    )
 
 
 def ttl_s_max(zone: Zone) -> int:
@@ -83,8 +85,6 @@ def _sign_zone(
             signatures[rrset.digest] = tuple(_sign(rrset, key, signer, when) for key in by)
     return ZoneSignatures(
         origin=name,
-        inception_s=when.inception_s,
-        expires_s=when.expires_s,
         apex=apex,
         signatures=signatures,
     )

@@ -60,7 +60,7 @@ def sign(
     signed = sign_zones(zones, checked_fleet(config), of, when)
     _replace(path, msgspec.msgpack.encode(signed))
     for one in signed.zones:
-        print(f"{one.origin} {len(one.signatures):,} signatures, until {_date(one.expires_s)}")
+        print(f"{one.origin} {len(one.signatures):,} signatures, until {_date(when.expires_s)}")
         for key in of[one.origin]:
             print(f"  {key.text}")
     print("DS records for the parent zones:")
