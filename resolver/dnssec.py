@@ -191,11 +191,12 @@ def answers(zone: Zone, zones: Zones, fleet: Fleet) -> Iterator[RRset]:
             if rtype in {HTTPS, SVCB}:
                 yield from _hinted(rrset, node, zones, fleet)
         if node.service is not None:
-            for pop in node.service.pops:
-                for rtype in (A, AAAA):
-                    if addresses := fleet.addresses(pop, rtype == AAAA):
-                        rdatas = tuple(Rdata((address,)) for address in addresses)
-                        yield RRset(node.owner, rtype, node.service.ttl_s, rdatas)
+            for rtype in (A, AAAA):
+                sets = [fleet.addresses(pop, rtype == AAAA) for pop in node.service.pops]
+                # The fallback goes to secondaries, which may be asked for it.
+                for addresses in filter(None, [*sets, fleet.fallback(node.service, rtype == AAAA)]):
+                    rdatas = tuple(Rdata((address,)) for address in addresses)
+                    yield RRset(node.owner, rtype, node.service.ttl_s, rdatas)
 
 
 def _hinted(rrset: RRset, node: Node, zones: Zones, fleet: Fleet) -> Iterator[RRset]:

@@ -140,7 +140,6 @@ def _differing(zone: Zone, other: Zone, fleet: Fleet) -> Iterator[bytes]:
         if other.nodes.get(key) != node:
             for rrset in _rrsets(node, zone, fleet):
                 yield from _records(rrset)
-    yield from _proofs(zone)
 
 
 def records_of(zone: Zone, fleet: Fleet) -> Iterator[bytes]:
@@ -149,7 +148,6 @@ def records_of(zone: Zone, fleet: Fleet) -> Iterator[bytes]:
     for node in zone.nodes.values():
         for rrset in _rrsets(node, zone, fleet):
             yield from _records(rrset)
-    yield from _proofs(zone)
     yield _soa(zone)
 
 
@@ -176,11 +174,6 @@ def _rrsets(node: Node, zone: Zone, fleet: Fleet) -> Iterator[RRset]:
             rdatas = tuple(Rdata((address,)) for address in addresses)
             made = RRset(node.owner, rtype, node.service.ttl_s, rdatas)
             yield zone.signing.over(made) if zone.signing else made
-
-
-def _proofs(zone: Zone) -> Iterator[bytes]:
-    for rrset in zone.signing.chain if zone.signing else ():
-        yield from _records(rrset)
 
 
 def _records(rrset: RRset) -> Iterator[bytes]:
