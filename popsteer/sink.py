@@ -275,15 +275,12 @@ class Sink:
         """Take nothing more, send what is in memory while `run` goes on, put the rest on disk."""
         self._closing = True
         deadline_s = self._clock() + timeout_s
-        while self._fresh() and (left_s := deadline_s - self._clock()) > 0:
+        while self.fresh and (left_s := deadline_s - self._clock()) > 0:
             await _woken(self._settled, left_s)
             self._settled.clear()
         for outlet in self._outlets.values():
             self._evict(outlet, outlet.outbox.stuck(before_s=float("inf")))
             self.counts.dropped += outlet.outbox.fresh
-
-    def _fresh(self) -> bool:
-        return any(outlet.outbox.fresh for outlet in self._outlets.values())
 
     def close(self) -> None:
         """After `run` was cancelled: free the folder and the threads."""
@@ -291,14 +288,14 @@ class Sink:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @property
-    def memory_bytes(self) -> int:
-        """What waits in memory."""
-        return sum(outlet.outbox.bytes for outlet in self._outlets.values())
+    def fresh(self) -> int:
+        """Records that wait in memory and nowhere else: what a kill would lose."""
+        return sum(outlet.outbox.fresh for outlet in self._outlets.values())
 
     @property
     def backlog_bytes(self) -> int:
         """What waits in memory and on disk."""
-        return self._spill.bytes + self.memory_bytes
+        return self._spill.bytes + sum(o.outbox.bytes for o in self._outlets.values())
 
     @property
     def lost(self) -> int:

@@ -54,7 +54,8 @@ class Offered(msgspec.Struct, frozen=True, tag=True):
 class Status(msgspec.Struct, frozen=True, tag=True):
     """How the sink stands."""
 
-    memory_bytes: int
+    fresh: int
+    """Records that are in memory and nowhere else."""
     backlog_bytes: int
     accepted: int
     retried: int
@@ -141,7 +142,7 @@ class Producer:
             counts = sink.counts
             _tell(
                 Status(
-                    sink.memory_bytes,
+                    sink.fresh,
                     sink.backlog_bytes,
                     counts.accepted,
                     counts.retried,

@@ -206,8 +206,8 @@ def disk_full(scene: Scene) -> Iterator[None]:
         time.sleep(max(scene.scale.outage_s, 2 * SPILL_AFTER_S))
         held = scene.status
     yield
-    scene.require(held.backlog_bytes > 2 * DISK_BYTES, "the disk took everything")
-    scene.require(held.backlog_bytes > held.memory_bytes, "the disk took nothing")
+    scene.require(held.spilled, "the disk took nothing")
+    scene.require(held.fresh, "the disk took everything")
 
 
 def producer_killed(scene: Scene) -> Iterator[None]:
@@ -218,7 +218,7 @@ def producer_killed(scene: Scene) -> Iterator[None]:
         producer.offer(0)
         # What is in memory alone dies with the process; everything is on disk soon.
         scene.wait(
-            lambda: not scene.status.rate and not scene.status.memory_bytes, "memory is not spilled"
+            lambda: not scene.status.rate and not scene.status.fresh, "memory is not spilled"
         )
         producer.kill()
         producer.launch(life=1)

@@ -252,7 +252,7 @@ async def test_what_a_broken_disk_refuses_waits_in_memory(tmp_path: Path) -> Non
             assert sink.offer(rtt_batch(t))
         await until(lambda: sink.counts.calls > 3)
         sink._evict(sink._outlets[Urgency.BULK], [LANE])
-        assert (sink.counts.spilled, sink.memory_bytes) == (0, sink.backlog_bytes)
+        assert (sink.counts.spilled, sink.fresh) == (0, 50)
         stream.fault = lambda _: ""
         await until(lambda: sink.backlog_bytes == 0)
     assert stream.above_high_water() == list(range(50))
