@@ -64,7 +64,7 @@ class CycleWorld:
         demand = rng.pareto(1.3, prefixes) * 1e6 + 1e5
         return cls(names, net, plen, near, rtt, demand, seed)
 
-    def config(self) -> Config:
+    def config(self, policy: str) -> Config:
         """Capacities follow the demand nearby, with some room."""
         load = np.bincount(self.near[:, 0], self.demand_bps, len(self.pops))
         room = HEADROOM * (0.5 * load + 0.5 * load.mean())
@@ -73,7 +73,7 @@ class CycleWorld:
                 Pop(id=pop, capacity_bps=float(bps))
                 for pop, bps in zip(self.pops, room, strict=True)
             ),
-            service=(Service(name="www.cdn.example.", ttl_s=20),),
+            service=(Service(name="www.cdn.example.", ttl_s=20, policy=policy),),
             plan=Plan(),
         )
 

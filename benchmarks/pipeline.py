@@ -19,7 +19,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import stream
+from benchmarks import cycle, stream
 from benchmarks.figure import Figure
 from benchmarks.loop import Asker, Loop, descendants, memory_mb, wait_until
 from popsteer.lab import Changes, RttChange
@@ -33,14 +33,19 @@ ASKED_AGAIN = 10
 DOWNS = 15
 SEED = 11
 SAMPLES_PER_S, STREAM_S = 1_000_000.0, 60.0
+CYCLE_PREFIXES, CYCLE_POPS, CYCLE_MEASURED = 1_000_000, 600, 8
 
 
 def run(
     json_path: Path | None = None,
     world: Path | None = None,
-    part: Literal["all", "loop", "stream"] = "loop",
+    part: Literal["all", "loop", "stream", "cycle"] = "loop",
     samples_per_s: float = SAMPLES_PER_S,
     seconds: float = STREAM_S,
+    prefixes: int = CYCLE_PREFIXES,
+    pops: int = CYCLE_POPS,
+    measured: int = CYCLE_MEASURED,
+    policy: str = "optimum",
     seed: int = SEED,
 ) -> int:
     """Measure, print a table, write JSON; gives the exit code.
@@ -49,18 +54,26 @@ def run(
         json_path: File for the figures.
         world: World file of the loop; without it a generated one of the same size.
         part: `loop` starts, changes and measures a whole `popsteer up`; `stream` puts samples
-            through Kinesis and the KCL as fast as asked for, and counts what comes out.
+            through Kinesis and the KCL as fast as asked for, and counts what comes out; `cycle`
+            is the planner alone, from new partials to a published table.
         samples_per_s: Rate of the stream.
         seconds: How long the stream runs.
-        seed: Of the stream's world.
+        prefixes: Of the cycle's world.
+        pops: Of the cycle's world.
+        measured: POPs measured from each prefix of the cycle's world.
+        policy: By which the cycle plans.
+        seed: Of the stream's and the cycle's worlds.
     """
     screen = Console()
     figures: list[Figure] = []
-    if part != "loop":
+    if part in {"all", "cycle"}:
+        screen.print("planner's cycle …")
+        figures += cycle.figures(prefixes, pops, measured, seed, policy)
+    if part in {"all", "stream"}:
         screen.print("stream …")
         with tempfile.TemporaryDirectory(prefix="popsteer-bench-") as folder:
             figures += stream.figures(Path(folder), samples_per_s, seconds, seed)
-    if part != "stream":
+    if part in {"all", "loop"}:
         figures += _loop(screen, world)
     _show(screen, figures, json_path)
     return 0 if all(figure.good for figure in figures) else 1

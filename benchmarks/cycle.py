@@ -1,0 +1,219 @@
+"""The planner's part of `popsteer bench pipeline`: a whole cycle, from partials to a table.
+
+The real planner over a store in memory: partials as the fold writes them come in, a signed table
+goes out. Times are CPU seconds; the solver's are told apart, for `popsteer bench solver` is about
+those. DuckDB does the sums and medians of the same partials beside it, and has to agree.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from aggregator.histogram import LOST, bucket_value_us
+from aggregator.merge import RttWindow, rtt_windows
+from aggregator.partials import RttPartial, decode, window_prefix
+from aggregator.planner import Planner
+from aggregator.policy import POLICIES, Policy
+from aggregator.prefixes import Prefixes
+from aggregator.solve import Assignment, Problem, backups
+from benchmarks.cycle_world import T0_MS, WINDOW_MS, WINDOWS_A_ROUND, CycleWorld
+from benchmarks.figure import Figure
+from popsteer.samples import Kind
+from popsteer.signing import Signer, verifier
+from popsteer.store import MemoryStore
+from popsteer.table import CURRENT_KEY
+
+SHARDS = 4
+CYCLES = 2
+"""Warm ones, of which the last is told: the first compiles what no other did."""
+UNLIMITED = float("inf")
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """CPU and wall seconds of one call after another."""
+
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+
+    def time(self, work: Callable[[], object]) -> "Stopwatch":
+        """Do it and add up."""
+        cpu_s, wall_s = time.process_time(), time.perf_counter()
+        work()
+        self.cpu_s += time.process_time() - cpu_s
+        self.wall_s += time.perf_counter() - wall_s
+        return self
+
+
+class TimedPolicy:
+    """A policy that notes how long it and the choice of backups take."""
+
+    def __init__(self, solve: Policy) -> None:
+        self._solve = solve
+        self.spent = Stopwatch()
+        self.extra = Stopwatch()
+        """The backups once more, which are otherwise chosen while rows are ranked."""
+
+    def __call__(self, problem: Problem) -> Assignment:
+        """The policy's assignment."""
+        solved: list[Assignment] = []
+        self.spent = Stopwatch().time(lambda: solved.append(self._solve(problem)))
+        self.extra = Stopwatch().time(lambda: backups(problem, solved[0]))
+        return solved[0]
+
+
+class Run:
+    """A planner, its world and its store, stepped window by window."""
+
+    def __init__(self, world: CycleWorld, policy: str, timed: TimedPolicy) -> None:
+        self.world = world
+        self.store = MemoryStore()
+        self.policy = timed
+        signer = Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+        trusted = verifier((signer.public_hex,))
+        self.planner = Planner(world.config(policy), self.store, signer, trusted, world.targets())
+        self._window = 0
+
+    def report(self) -> int:
+        """Another window's partials; gives the RTT rows."""
+        self._window += 1
+        return self.world.report(self.store, self._window - 1, SHARDS)
+
+    def read(self) -> Stopwatch:
+        """Read and learn what was reported."""
+        known = self.planner.known
+
+        def read() -> None:
+            known.read_signals()
+            known.read_bulk(self.now_ms)
+
+        return Stopwatch().time(read)
+
+    def step(self) -> Stopwatch:
+        """Whatever else a step does: loads, sheds, POP state, overview, and a table when due."""
+        return Stopwatch().time(lambda: self.planner.step(self.now_ms))
+
+    def plan(self) -> Stopwatch:
+        """A table at once."""
+        return Stopwatch().time(lambda: self.planner.latency_step(self.now_ms, force=True))
+
+    @property
+    def now_ms(self) -> int:
+        """The end of the last window."""
+        return T0_MS + self._window * WINDOW_MS
+
+    def partials(self) -> list[RttPartial]:
+        """Of the last window."""
+        keys = self.store.list(window_prefix(Kind.RTT, self.now_ms - WINDOW_MS))
+        decoded = [decode(self.store.objects[key]) for key in keys]
+        return [partial for partial in decoded if isinstance(partial, RttPartial)]
+
+    def bytes_of(self, prefix: str) -> int:
+        """Size of the newest object."""
+        return len(self.store.objects[self.store.list(prefix)[-1]])
+
+
+def figures(prefixes: int, pops: int, measured: int, seed: int, policy: str) -> list[Figure]:
+    """A world of so many prefixes with so many measured POPs each; a cold start, then cycles."""
+    title, own = POLICIES[policy]
+    timed = TimedPolicy(own)
+    POLICIES[policy] = title, timed
+    try:
+        world = CycleWorld.make(prefixes, pops, measured, seed)
+        return _figures(Run(world, policy, timed))
+    finally:
+        POLICIES[policy] = title, own
+
+
+def _figures(run: Run) -> list[Figure]:
+    for _ in range(WINDOWS_A_ROUND):
+        run.report()
+    read, cold = run.read(), run.step()
+    told = [Figure("cold: read a minute and plan", read.cpu_s + cold.cpu_s, UNLIMITED, "CPU s")]
+    for _ in range(CYCLES):
+        rows = run.report()
+        read, plan = run.read(), run.plan()
+    told += _cycle(run, rows, read, plan)
+    rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
+    told.append(Figure("memory of the planner and its world", rss_mb, UNLIMITED, "MB"))
+    return told + _merge(run)
+
+
+def _cycle(run: Run, rows: int, read: Stopwatch, plan: Stopwatch) -> list[Figure]:
+    spent, again = run.policy.spent, run.policy.extra
+    solver_s = spent.cpu_s + again.cpu_s
+    whole = Stopwatch(
+        read.cpu_s + plan.cpu_s - again.cpu_s, read.wall_s + plan.wall_s - again.wall_s
+    )
+    assert run.store.read(CURRENT_KEY) is not None, "no table was published"
+    published = run.planner.published
+    return [
+        Figure("tables refused", CYCLES + 1 - published, 0, ""),
+        Figure("read, merge and estimate, a million pairs", read.cpu_s / rows * 1e6, 2, "CPU s"),
+        Figure("whole cycle", whole.cpu_s, 5, "CPU s"),
+        Figure("whole cycle by the clock", whole.wall_s, UNLIMITED, "s"),
+        Figure("of it the solver", solver_s, UNLIMITED, "CPU s"),
+        Figure("of it all but the solver", whole.cpu_s - solver_s, 4, "CPU s"),
+        Figure("table", run.bytes_of("tables/0") / 1e6, UNLIMITED, "MB"),
+        Figure(
+            "evidence", run.bytes_of("evidence/") / 1e6, 4 * run.bytes_of("tables/0") / 1e6, "MB"
+        ),
+    ]
+
+
+def _merge(run: Run) -> list[Figure]:
+    """Sums and medians of a window, ours and DuckDB's."""
+    partials, pops = run.partials(), run.planner.fleet.pops
+    prefixes = Prefixes()
+    merged: list[RttWindow] = []
+    ours = Stopwatch().time(lambda: merged.extend(rtt_windows(partials, prefixes, pops)))
+    rows = pa.concat_tables([_arrow(partial) for partial in partials])
+    found: list[pa.Table] = []
+    theirs = Stopwatch().time(lambda: found.append(_by_duckdb(rows)))
+    (window,) = merged
+    each = 1e6 / len(window.key)
+    wrong = _differing(window, prefixes, len(pops), found[0])
+    return [
+        Figure("merge alone, a million pairs", ours.cpu_s * each, UNLIMITED, "CPU s"),
+        Figure("the same by DuckDB", theirs.cpu_s * each, UNLIMITED, "CPU s"),
+        Figure("pairs on which DuckDB disagrees", wrong, 0, ""),
+    ]
+
+
+def _arrow(partial: RttPartial) -> pa.Table:
+    """The rows as DuckDB takes them; a lost probe took longer than any."""
+    rank = np.where(partial.bucket == LOST, np.iinfo(np.int16).max, partial.bucket)
+    columns = ("net", "plen", "pop", "count")
+    return pa.table({name: getattr(partial, name) for name in columns} | {"rank": rank})
+
+
+def _by_duckdb(rows: pa.Table) -> pa.Table:
+    """The lower median and the count of each pair; every row is one probe."""
+    with duckdb.connect() as database:
+        database.register("probe", rows)
+        query = """
+            SELECT net, plen, pop, quantile_disc(rank, 0.5) AS rank, sum(count) AS count
+            FROM probe GROUP BY net, plen, pop ORDER BY plen, net, pop
+        """
+        return database.sql(query).to_arrow_table()
+
+
+def _differing(window: RttWindow, prefixes: Prefixes, pops: int, theirs: pa.Table) -> int:
+    """Pairs whose median or count is not what DuckDB found."""
+    row, pop = np.divmod(window.key, pops)
+    order = np.lexsort((pop, prefixes.net[row], prefixes.plen[row]))
+    if len(order) != len(theirs):
+        return abs(len(order) - len(theirs))
+    rank = theirs["rank"].to_numpy()
+    median = bucket_value_us(np.where(rank == np.iinfo(np.int16).max, LOST, rank).astype(np.int16))
+    count = (window.answered + window.lost)[order]
+    same = np.isclose(window.median_us[order], median, rtol=1e-9, equal_nan=True)
+    same &= count == theirs["count"].to_numpy().astype(np.float64)
+    same &= prefixes.net[row[order]] == theirs["net"].to_numpy()
+    return int((~same).sum())
