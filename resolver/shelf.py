@@ -18,13 +18,15 @@ import msgspec
 import numpy as np
 
 from popsteer.errors import TableError
-from popsteer.table import CANDIDATES_MAX, NO_RTT, Table, TableMeta
+from popsteer.table import NO_RTT, Table, TableMeta
 from resolver.fast.index import ROWS_MAX, Index, load, mapped
 
 KEPT = 2
 """Tables on the shelf: a worker may still be about to open the one before."""
+_FORMAT = b"1"
+"""Of the files; another is another table."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-_COLUMNS = ("net", "plen", "scope")
+_COLUMNS = ("net", "plen", "pop", "share", "scope")
 _HEAD = "head.json"
 
 
@@ -92,7 +94,7 @@ class Shelf:
             return Shelved(table, build(table))
 
     def _place(self, table: Table) -> Path:
-        sha = hashlib.sha256(_BOOT.read_bytes() if _BOOT.exists() else b"")
+        sha = hashlib.sha256(_FORMAT + (_BOOT.read_bytes() if _BOOT.exists() else b""))
         sha.update(msgspec.json.encode(_Head(table.meta, table.pops)))
         for column in (table.net, table.plen, table.pop, table.share, table.scope):
             sha.update(np.ascontiguousarray(column).data)
@@ -115,13 +117,11 @@ def open_shelved(folder: Path) -> Shelved:
     try:
         head = msgspec.json.decode((folder / _HEAD).read_bytes(), type=_Head)
         index = load(folder)
-        net, plen, scope = (mapped(folder / f"{name}.npy") for name in _COLUMNS)
+        net, plen, pop, share, scope = (mapped(folder / f"{name}.npy") for name in _COLUMNS)
     except (OSError, ValueError) as error:
         raise TableError(f"{folder}: not a compiled table: {error}; delete it") from None
-    rows = len(net)
-    pop, share = index.candidates(rows)
     # RTTs are for people and the planner; an answer needs none.
-    rtt = np.broadcast_to(np.uint16(NO_RTT), (rows, CANDIDATES_MAX))
+    rtt = np.broadcast_to(np.uint16(NO_RTT), pop.shape)
     return Shelved(Table(head.meta, head.pops, net, plen, pop, share, rtt, scope), index, folder)
 
 

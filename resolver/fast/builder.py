@@ -27,7 +27,9 @@ class _Built:
 class Builder:
     """Builds one world after the other."""
 
-    def __init__(self, bits: Mapping[str, float], rate_per_s: float, exempt: Sequence[Prefix]) -> None:
+    def __init__(
+        self, bits: Mapping[str, float], rate_per_s: float, exempt: Sequence[Prefix]
+    ) -> None:
         self._bits = bits
         self._limits = limits(rate_per_s, exempt)
         self._built: _Built | None = None

@@ -27,9 +27,11 @@ from resolver.fast.index import (
     index_of,
 )
 from resolver.fast.kernel import inlined, kernel
-from resolver.fast.words import U64, Words
+from resolver.fast.words import U64, Flag, Words
 
 _IPV4_SHIFT = np.uint64(32)
+_MIX = 0x9E3779B97F4A7C15
+_ROWS_AT_ONCE = 1 << 16
 
 
 def build(table: Table, folder: Path | None = None) -> Index:
@@ -42,7 +44,8 @@ def build(table: Table, folder: Path | None = None) -> Index:
     if len(table) >= ROWS_MAX:
         raise TableError(f"{len(table)} rows; the compiled index holds {ROWS_MAX - 1}")
     split = table.ipv4_rows
-    entry = np.arange(len(table), dtype=np.uint32) << np.uint32(8)
+    rows, entry = _different_rows(table)
+    entry <<= np.uint32(8)
     entry |= table.scope
     length = (table.plen & np.uint8(LENGTH_MASK)).astype(np.uint64)
     four = (table.net[:split] >> _IPV4_SHIFT), length[:split], entry[:split]
@@ -56,9 +59,9 @@ def build(table: Table, folder: Path | None = None) -> Index:
     v6_entry = _array(folder, "v6_entry", (ranges,), np.uint32)
     v6_top = _array(folder, "v6_top", ((1 << TOP_BITS_V6) + 1,), np.uint32)
     fill_v6(*six, v6_start, v6_entry, v6_top)
-    rows = _array(folder, "rows", (max(len(table), 1), 4), np.uint64)
-    _fill_rows(table, rows)
-    return index_of(v4, v6_top, v6_start, v6_entry, rows)
+    kept = _array(folder, "rows", rows.shape, np.uint64)
+    kept[:] = rows
+    return index_of(v4, v6_top, v6_start, v6_entry, kept)
 
 
 def _array(folder: Path | None, name: str, shape: tuple[int, ...], dtype: type) -> Any:
@@ -73,14 +76,67 @@ def _array(folder: Path | None, name: str, shape: tuple[int, ...], dtype: type) 
     return np.asarray(array)
 
 
-def _fill_rows(table: Table, rows: Words) -> None:
-    """The rows' columns side by side; at least one, so that no kernel meets an empty array."""
+def _different_rows(table: Table) -> tuple[Words, Entries]:
+    """The rows' columns side by side, equal ones once, and which of them each row is."""
+    number = np.zeros(len(table), np.uint32)
+    rows = np.zeros((max(len(table), 1), 4), np.uint64)
     if not len(table):
+        # One at least, so that no kernel meets an empty array.
         rows.view(np.uint16)[:, :CANDIDATES_MAX] = NO_POP
-        return
-    rows.view(np.uint16)[:, :CANDIDATES_MAX] = table.pop
-    rows.view(np.uint8)[:, SHARE_AT : SHARE_AT + CANDIDATES_MAX] = table.share
-    rows.view(np.uint8)[:, PLEN_AT] = table.plen
+        return rows, number
+    slots = np.zeros(1 << (2 * len(table)).bit_length(), np.uint32)
+    count = 0
+    for first in range(0, len(table), _ROWS_AT_ONCE):
+        part = slice(first, first + _ROWS_AT_ONCE)
+        block = np.zeros((len(table.net[part]), 4), np.uint64)
+        block.view(np.uint16)[:, :CANDIDATES_MAX] = table.pop[part]
+        block.view(np.uint8)[:, SHARE_AT : SHARE_AT + CANDIDATES_MAX] = table.share[part]
+        block.view(np.uint8)[:, PLEN_AT] = table.plen[part]
+        count = int(number_rows(block, number[part], rows, np.uint64(count), slots))
+    return rows[:count], number
+
+
+@inlined
+def _mixed(row: Words) -> U64:
+    mixed = uint64(0)
+    for i in range(4):
+        mixed = (mixed ^ row[uint64(i)]) * uint64(_MIX)
+        mixed ^= mixed >> uint64(29)
+    return mixed
+
+
+@inlined
+def _equal(one: Words, other: Words) -> Flag:
+    return one[0] == other[0] and one[1] == other[1] and one[2] == other[2] and one[3] == other[3]
+
+
+@kernel
+def number_rows(block: Words, number: Entries, rows: Words, count: U64, slots: Entries) -> U64:
+    """Number some rows, equal ones alike; new ones are written behind the `count` known ones.
+
+    Args:
+        block: [n, 4]
+        number: [n] to be written.
+        rows: Those that are known; room for all.
+        count: How many are known.
+        slots: A hash table of their numbers plus one, at most half full.
+
+    Returns:
+        How many are known then.
+    """
+    last = uint64(slots.shape[0] - 1)
+    for k in range(block.shape[0]):
+        row = block[uint64(k)]
+        slot = _mixed(row) & last
+        while slots[slot] and not _equal(rows[uint64(slots[slot]) - uint64(1)], row):
+            slot = (slot + uint64(1)) & last
+        if slots[slot] == 0:
+            for i in range(4):
+                rows[count, uint64(i)] = row[uint64(i)]
+            count += uint64(1)
+            slots[slot] = uint32(count)
+        number[uint64(k)] = slots[slot] - uint32(1)
+    return count
 
 
 @inlined

@@ -1,7 +1,9 @@
 """The compiled index of a table: a few flat arrays, memory-mapped and shared by all workers.
 
-An entry is `row << 8 | scope`: the row of the table that answers, or NO_ROW in a gap, and the ECS
-scope prefix-length of that answer, both exactly as `Table.find` gives them.
+An entry is `row << 8 | scope`: the row that answers, or NO_ROW in a gap, and the ECS scope
+prefix-length of that answer, as `Table.find` gives it. The rows of an index are the different ones
+of the table: those with equal POPs, shares and prefix length are one, so that they stay in the
+processor's caches.
 
 IPv4 is one array of 256-entry chunks. The first 256 chunks are indexed by the top 16 bits of the
 address; an entry whose low byte is CHUNK points to the chunk that tells the next 8 bits apart, and
@@ -16,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popsteer.names import Net
-from popsteer.table import CANDIDATES_MAX
 
 Entries = NDArray[np.uint32]
 Words = NDArray[np.uint64]
@@ -38,17 +39,12 @@ class Index(NamedTuple):
     v6_start: Net
     v6_entry: Entries
     rows: Words
-    """[rows, 4] one half of a cache line for each row: 8 POP numbers of 16 bits, 8 shares of 8
+    """[different rows, 4] one half of a cache line each: 8 POP numbers of 16 bits, 8 shares of 8
     bits, and the prefix length. Kernels read it through the two views below."""
     pop: NDArray[np.uint16]
     """[rows, 16] of which 8 are ranked POPs by number, then NO_POP."""
     octet: NDArray[np.uint8]
     """[rows, 32] of which 8 from SHARE_AT on are shares, and PLEN_AT is the prefix length."""
-
-    def candidates(self, rows: int) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-        """The columns `pop` and `share` of the table's rows."""
-        share = self.octet[:rows, SHARE_AT : SHARE_AT + CANDIDATES_MAX]
-        return self.pop[:rows, :CANDIDATES_MAX], share
 
 
 SHARE_AT, PLEN_AT = 16, 24

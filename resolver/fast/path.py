@@ -141,6 +141,7 @@ class FastPath:
             self._enter(world)
 
     def _enter(self, world: "World") -> None:
+        from resolver.fast.compile import release_compiler
         from resolver.fast.engine import warm
 
         first, self._world = self._world is None, world
@@ -149,6 +150,7 @@ class FastPath:
                 loop.enter(world)
             return
         warm(world)
+        release_compiler()
         logger().info("compiled answer path ready")
         if self._event_loop is not None and not self._ending:
             self._event_loop.call_soon_threadsafe(self._take_over)

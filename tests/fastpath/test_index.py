@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from popsteer.names import IPV6_BIT, Prefix, mask, prefix_arrays
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, Table, TableMeta, build
 from resolver.fast.fill import build as build_index
-from resolver.fast.index import NO_ROW
+from resolver.fast.index import NO_ROW, PLEN_AT, SHARE_AT, Index
 from resolver.fast.lookup import find, find_all
 from resolver.shelf import KEPT, Shelf
 
@@ -63,7 +63,29 @@ def test_index_finds_what_the_table_finds(prefixes: list[Prefix], elsewhere: lis
         net = prefix.net if prefix.is_ipv6 else prefix.net & ~0xFFFFFFFF
         row, scope = table.find(Prefix(net, prefix.plen))
         entry = int(find(index, np.uint64(net), prefix.is_ipv6))
-        assert (entry >> 8, entry & 0xFF) == (NO_ROW if row < 0 else row, scope), str(prefix)
+        assert entry & 0xFF == scope, str(prefix)
+        assert row_at(index, entry) == (row_of(table, row) if row >= 0 else None), str(prefix)
+
+
+def row_of(table: Table, row: int) -> tuple[list[int], list[int], int]:
+    return table.pop[row].tolist(), table.share[row].tolist(), int(table.plen[row])
+
+
+def row_at(index: Index, entry: int) -> tuple[list[int], list[int], int] | None:
+    row = entry >> 8
+    if row == NO_ROW:
+        return None
+    octet = index.octet[row]
+    share = octet[SHARE_AT : SHARE_AT + CANDIDATES_MAX].tolist()
+    return index.pop[row, :CANDIDATES_MAX].tolist(), share, int(octet[PLEN_AT])
+
+
+def test_equal_rows_are_kept_once() -> None:
+    rng = np.random.default_rng(3)
+    table = table_of([ipv4_prefix(int(t), 24) for t in rng.integers(0, 2**32, 70_000)])
+    rows = build_index(table).rows
+    different = {str(row_of(table, row)) for row in range(len(table))}
+    assert len(rows) == len(different) < 100
 
 
 @pytest.mark.parametrize("prefixes", [[], [ipv4_prefix(0x0A000000, 8), ipv6_prefix(2**61, 3)]])

@@ -11,6 +11,7 @@ from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, SHARE_WHOLE, Table, T
 from resolver.fast.fill import build as build_index
 from resolver.fast.index import NO_ROW
 from resolver.fast.kernel import kernel
+from resolver.fast.lookup import find
 from resolver.fast.steer import OTHER, choose, numbering, standing
 from resolver.route import DRAW_BITS, Fleet, Outlook, Steered, decide
 
@@ -80,7 +81,8 @@ def test_compiled_choice_is_the_decision(seed: int, bad: float, with_table: bool
         client = Prefix(int(rng.integers(ROWS + 2)) << 56, 32)
         service = Steered("www.example.", 20, members[group])
         want = decide(service, client, ipv6, table, outlook, fleet, draw)
-        row = np.uint64(NO_ROW if want.row < 0 else want.row)
+        row = np.uint64(int(find(ranks, np.uint64(client.net), False)) >> 8)
+        assert (row == NO_ROW) == (want.row < 0)
         got = int(chosen(ranks, now, row, np.uint64(2 * group + ipv6), np.uint64(draw)))
         pop = got & 0xFFFF
         assert (None if pop == NO_POP else pops[pop]) == want.pop
