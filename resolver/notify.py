@@ -29,7 +29,7 @@ WAITS_S = (2.0, 4.0, 8.0, 16.0, 32.0)
 """RFC 1996 §3.6: how long each of five notices waits for its answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Target:
     """A secondary that is told."""
 
