@@ -1,7 +1,7 @@
 """Policies to compare with, which nobody should run: one order of POPs per prefix, by some cost.
 
-Each is what an operator might build first. The naive feedback is the shower: it measures RTT with
-the queues in it and sends everybody to what was best a while ago.
+Each is what an operator without a loop has, or might build first. The naive feedback is the
+shower: it measures RTT with the queues in it and sends everybody to what was best a while ago.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,6 @@ from popsteer.geo import distance_km
 F64 = NDArray[np.float64]
 
 PERIOD_S = 10
-SHED_UP, SHED_DOWN = 0.05, 0.01
-"""Additive steps of FastRoute (Flavel et al., NSDI 2015, section 4), a step each period."""
-SHED_ABOVE, SHED_BELOW = 0.88, 0.80
-SHED_MAX = 0.98
 
 
 @dataclass
@@ -32,10 +28,6 @@ class Baseline:
     setting: Setting
     cost: Callable[["Baseline"], F64]
     """[n, k], over the measured POPs of each prefix."""
-    sheds: bool = False
-    """Whether POPs shed by additive steps, as in FastRoute."""
-    fixed: bool = False
-    """Whether the first table stays for ever."""
     rtt_ms: F64 = field(init=False)
     """[n, k], as last measured; infinite before."""
     used: F64 = field(init=False)
@@ -45,8 +37,6 @@ class Baseline:
         n, p = len(self.setting.measured), len(self.setting.capacity_bps)
         self.rtt_ms = np.full((n, self.setting.measured.shape[1]), np.inf)
         self.used, self.queue_ms = np.zeros(p), np.zeros(p)
-        self._shed = np.zeros(p)
-        self._done = False
 
     def observe(self, signals: list[Seen], bulk: list[SeenBulk]) -> None:
         """Believe whatever was measured last."""
@@ -59,24 +49,18 @@ class Baseline:
             self.used, self.queue_ms = one.used, one.queue_ms
 
     def outlook(self, t: int) -> Outlook | None:
-        """Silent POPs are down; sheds rise and fall by constant steps."""
+        """Silent POPs are down; nobody sheds."""
         if t % PERIOD_S:
             return None
-        up = np.isfinite(self.used)
-        if self.sheds:
-            step = np.where(self.used > SHED_ABOVE, SHED_UP, 0.0)
-            step -= np.where(self.used < SHED_BELOW, SHED_DOWN, 0.0)
-            self._shed = np.clip(self._shed + step, 0.0, SHED_MAX)
-        return Outlook(up | self.fixed, self._shed.copy())
+        return Outlook(np.isfinite(self.used), np.zeros(len(self.used)))
 
     def table(self, t: int) -> Rows | None:
         """The order by cost."""
-        if t % PERIOD_S or (self.fixed and self._done):
+        if t % PERIOD_S:
             return None
         cost = self.cost(self)
         if not np.isfinite(cost).any(axis=1).all():
             return None
-        self._done = True
         order = np.argsort(cost, axis=1, kind="stable")[:, :RANKS]
         pop = np.take_along_axis(self.setting.measured, order, 1)
         pop = np.pad(pop, ((0, 0), (0, RANKS - pop.shape[1])), constant_values=NO_POP)
@@ -92,41 +76,28 @@ def distance(setting: Setting) -> F64:
     return np.take_along_axis(km[world.metro], setting.measured, 1)
 
 
-def _naive(baseline: Baseline) -> F64:
-    return baseline.rtt_ms + baseline.queue_ms[baseline.setting.measured]
-
-
-def static(setting: Setting) -> Baseline:
-    """The nearest POP by distance, for ever, alive or not."""
-    km = distance(setting)
-    return Baseline(setting, lambda _: km, fixed=True)
-
-
-def geographic(setting: Setting) -> Baseline:
-    """The nearest living POP by distance."""
+def plain_geography(setting: Setting) -> Baseline:
+    """The nearest living POP by distance, and nothing sheds."""
     km = distance(setting)
     return Baseline(setting, lambda _: km)
 
 
-def nearest(setting: Setting) -> Baseline:
+def plain_nearest(setting: Setting) -> Baseline:
     """The fastest living POP, whatever its load, at every whim of the measurement."""
     return Baseline(setting, lambda baseline: baseline.rtt_ms)
 
 
-def naive(setting: Setting) -> Baseline:
+def naive_feedback(setting: Setting) -> Baseline:
     """The POP with the least RTT plus queue, as measured last: the shower."""
-    return Baseline(setting, _naive)
 
+    def cost(baseline: Baseline) -> F64:
+        return baseline.rtt_ms + baseline.queue_ms[setting.measured]
 
-def fastroute(setting: Setting) -> Baseline:
-    """The fastest living POP, which sheds by additive steps on its own load."""
-    return Baseline(setting, lambda baseline: baseline.rtt_ms, sheds=True)
+    return Baseline(setting, cost)
 
 
 BASELINES: dict[str, Callable[[Setting], Baseline]] = {
-    "static": static,
-    "geographic": geographic,
-    "nearest-raw": nearest,
-    "naive-feedback": naive,
-    "fastroute-raw": fastroute,
+    "plain-geography": plain_geography,
+    "plain-nearest": plain_nearest,
+    "naive-feedback": naive_feedback,
 }

@@ -1,22 +1,22 @@
 """Many runs: every policy in the same worlds, and the bounds that the default one must keep."""
 
-from collections.abc import Callable, Iterator, Sequence
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aggregator.policy import POLICIES
 from benchmarks.simulator.baselines import BASELINES
 from benchmarks.simulator.options import Options
-from benchmarks.simulator.reference import Reference
+from benchmarks.simulator.reference import furnished
 from benchmarks.simulator.score import Score, Trace, score
-from benchmarks.simulator.setting import Setting, make_setting
+from benchmarks.simulator.setting import Setting
 from benchmarks.simulator.simulation import Simulation
 from benchmarks.simulator.steering import Production, Steering
 
-DEFAULT = "optimum"
 SHOWER = "naive-feedback"
-UNCHECKED = {"static"}
-"""Baselines whose DNS nodes do not look at the POPs."""
 
 RECOVERY_FLASH_S = 60
 RECOVERY_FAIL_S = 90
@@ -26,6 +26,9 @@ MISROUTED_MAX = 0.007
 OVERLOAD_FRESH_MIN_MAX = 0.1
 """Minutes; a few seconds of noise above a full POP's capacity are no overload of its own."""
 SPEED_MIN = 500.0
+
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""Each process keeps to one core, so that two runs at once do not disturb each other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,15 @@ class Run:
     trace: Trace
     refused: tuple[str, ...]
     """What the guard said of tables that it refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Policies to run in one cell, by one process."""
+
+    cell: Cell
+    policies: tuple[str, ...]
+    world: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +82,43 @@ def steering_of(setting: Setting, policy: str) -> Steering:
     return Production(setting, policy)
 
 
-def run_policies(
-    cell: Cell, policies: Sequence[str], world: Path | None, said: Callable[[str], None]
-) -> Iterator[Run]:
-    """All policies in one world, against the same reference."""
-    said(f"{cell.name}: the optimum of every minute …")
-    setting = make_setting(cell.options, world)
-    reference = Reference(setting)
+def run_policies(work: Work) -> list[Run]:
+    """Policies in one world, against the same reference."""
+    cell = work.cell
+    reference = furnished(cell.options, work.world)
     line = cell.options.timeline
     necessary = reference.moved_per_min(line.warm_s, line.end_s)
-    for policy in policies:
-        said(f"{cell.name}: {policy} …")
-        steering = steering_of(setting, policy)
-        trace = Simulation(setting, steering, reference, policy not in UNCHECKED).run()
+    runs = []
+    for policy in work.policies:
+        steering = steering_of(reference.setting, policy)
+        trace = Simulation(reference.setting, steering, reference).run()
         figures = score(trace, line, necessary, (RECOVERY_FLASH_S, RECOVERY_FAIL_S))
         refused = tuple(steering.refused) if isinstance(steering, Production) else ()
-        yield Run(cell, policy, figures, trace, refused)
+        runs.append(Run(cell, policy, figures, trace, refused))
+    return runs
+
+
+def run_all(works: Sequence[Work], processes: int) -> Iterator[tuple[Work, list[Run]]]:
+    """Each piece of work as it is done, several at a time."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        fresh = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=fresh) as pool:
+            doing = {pool.submit(run_policies, work): work for work in works}
+            for done in as_completed(doing):
+                yield doing[done], done.result()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def all_policies() -> list[str]:
-    """Baselines first, then what production offers; one name for each function."""
-    names = {policy: name for name, (_, policy) in reversed(POLICIES.items())}
-    return [*BASELINES, *(name for name in POLICIES if name in names.values())]
+    """Baselines first, then what production offers."""
+    return [*BASELINES, *POLICIES]
 
 
 def delayed(cell: Cell, factor: int) -> Cell:

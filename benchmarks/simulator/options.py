@@ -82,7 +82,7 @@ class Options:
     """Of the prefixes: their users are in another metro than their resolver."""
     far_km_max: float = 3_000.0
     paths_measured: int = 12
-    """POPs that probe each prefix: its nearest."""
+    """POPs that probe each prefix, at least: its nearest."""
     probe_interval_s: int = 30
     rtt_noise_share: float = 0.05
     load_noise_share: float = 0.03

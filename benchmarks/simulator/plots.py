@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.simulator.bench import DEFAULT, SHOWER, Run
+from aggregator.policy import DEFAULT
+from benchmarks.simulator.bench import SHOWER, Run
 from benchmarks.simulator.options import Timeline
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ of each minute starts from that of the minute before and pays for moving, so wha
 had to move. No policy sees any of this.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_matrix, csr_matrix, hstack, identity
 
 from benchmarks.simulator.caches import NO_POP, RANKS
-from benchmarks.simulator.setting import LINKS, Setting
+from benchmarks.simulator.options import Options
+from benchmarks.simulator.setting import LINKS, Setting, make_setting
 from benchmarks.simulator.steering import Rows
 
 F64 = NDArray[np.float64]
@@ -26,6 +28,10 @@ OVERFLOW_MS = 400.0
 """Price of load beyond the target."""
 MOVE_MS = 2.0
 """Price of moving: the gain below which nothing has to move."""
+
+
+AVOIDABLE = 1e-4
+"""Share of demand; less overflow than this is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,15 @@ class Reference:
     def at(self, t_s: float) -> Minute:
         """The optimum in force at a time."""
         while len(self.minutes) <= t_s // PERIOD_S:
-            self.minutes.append(self._solve(len(self.minutes) * PERIOD_S))
+            before = self.minutes[-1].share if self.minutes else None
+            self.minutes.append(self._solve(len(self.minutes) * PERIOD_S, before))
         return self.minutes[int(t_s // PERIOD_S)]
+
+    def overflow(self) -> float:
+        """Share of demand that no assignment places, when demand or room is worst."""
+        line, ramp_s = self.setting.options.timeline, self.setting.options.flash_ramp_s
+        worst = (0, line.step.start_s, line.flash.start_s + ramp_s, line.fail.start_s, line.end_s)
+        return max(self._solve(t_s, None).overflow for t_s in worst)
 
     def rows(self, t_s: float) -> Rows:
         """The optimum as a table for all prefixes."""
@@ -93,7 +106,7 @@ class Reference:
         self.at(end_s - 1)
         return float(np.mean([m.moved for m in self.minutes[start_s // PERIOD_S :]]))
 
-    def _solve(self, t_s: float) -> Minute:
+    def _solve(self, t_s: float, before: F64 | None) -> Minute:
         setting = self.setting
         g, k = self._pop.shape
         p, links = len(setting.capacity_bps), len(setting.link_bps)
@@ -102,11 +115,10 @@ class Reference:
         alive = setting.alive(t_s)
         rtt = setting.rtt_ms(t_s)[self._first[:, None], self._pop]
         rtt = np.where(alive[self._pop], rtt, OVERFLOW_MS + rtt)
-        before = self.minutes[-1].share if self.minutes else np.zeros((g, k))
         room = np.concatenate([setting.capacity_bps * alive, setting.link_bps])
         room = TARGET * room - np.concatenate([setting.foreign_bps(t_s), np.zeros(links)])
         cost = np.concatenate([rtt.ravel(), rtt.ravel() + MOVE_MS, np.full(p + links, OVERFLOW_MS)])
-        stays = before * demand[:, None] / whole
+        stays = (np.zeros((g, k)) if before is None else before) * demand[:, None] / whole
         most = np.concatenate([stays.ravel(), np.full(g * k + p + links, np.inf)])
         found = linprog(
             cost,
@@ -125,7 +137,7 @@ class Reference:
             placed * whole / np.maximum(demand, 1e-9)[:, None],
             np.arange(k) == rtt.argmin(axis=1)[:, None],
         )
-        moved = float(found.x[g * k : 2 * g * k].sum()) if self.minutes else 0.0
+        moved = 0.0 if before is None else float(found.x[g * k : 2 * g * k].sum())
         return Minute(
             share,
             -np.asarray(found.ineqlin.marginals),
@@ -167,3 +179,20 @@ class Reference:
 
     def _resources(self) -> int:
         return len(self.setting.capacity_bps) + len(self.setting.link_bps)
+
+
+def furnished(options: Options, world_path: Path | None = None) -> Reference:
+    """The setting of these options and its optima.
+
+    Where the demand of a region does not fit into the POPs that probe it, more POPs probe each
+    prefix, up to all: an operator would see to that, and no policy could help.
+
+    Raises:
+        ConfigError: as `make_setting`.
+    """
+    while True:
+        reference = Reference(make_setting(options, world_path))
+        pops = len(reference.setting.capacity_bps)
+        if options.paths_measured >= pops or reference.overflow() < AVOIDABLE:
+            return reference
+        options = replace(options, paths_measured=2 * options.paths_measured)

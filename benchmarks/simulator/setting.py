@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.control import Fleet
+from aggregator.terms import Terms
 from benchmarks.simulator.options import Options
 from popsteer import world as worlds
 from popsteer.geo import distance_km
@@ -25,6 +26,8 @@ LINKS = 2
 """Of each POP; which one leads to a prefix is a fact of routing, here a coin."""
 RESIDUAL_MIN = -0.2
 """No path becomes shorter than this, relatively, by chance."""
+BIAS_PER_DECADE = 40.0
+"""Percent of bias for a POP of ten times the usual capacity."""
 TOP_SHARE = 0.25
 """What breaks or is crowded is one of the largest POPs, or nobody would notice."""
 
@@ -77,6 +80,26 @@ class Setting:
             np.ones(len(pops), bool),
             float(self.options.ttl_s),
         )
+
+    def terms(self) -> Terms:
+        """As the planner's configuration would say.
+
+        Weights follow capacity, traffic is cheap at large POPs, and they attract from farther.
+        """
+        world, capacity = self.world, self.capacity_bps
+        size = np.log10(capacity / np.median(capacity))
+        return Terms(
+            weight=capacity / capacity.mean(),
+            cost=np.round(2 - np.clip(size, -1, 1)),
+            bias=np.clip(BIAS_PER_DECADE * size, -BIAS_PER_DECADE, BIAS_PER_DECADE),
+            lat=world.pop_lat,
+            lon=world.pop_lon,
+        )
+
+    def places(self) -> F64:
+        """[n, 2], where the resolvers are, degrees."""
+        world = self.world
+        return np.stack([world.metro_lat[world.metro], world.metro_lon[world.metro]], axis=1)
 
     def link_names(self) -> list[str]:
         """Subjects of the links' signals."""

@@ -59,12 +59,9 @@ def _believed(up: Bools) -> Bools:
 class Simulation:
     """One run of one setting under one steering. `trace` fills up; `run` may be called once."""
 
-    def __init__(
-        self, setting: Setting, steering: Steering, reference: Reference, checks: bool = True
-    ) -> None:
+    def __init__(self, setting: Setting, steering: Steering, reference: Reference) -> None:
         options = setting.options
         self.setting, self.steering, self.reference = setting, steering, reference
-        self._checks = checks
         self._dice = np.random.default_rng((options.seed, 100))
         self._telemetry = Telemetry(setting, np.random.default_rng((options.seed, 101)))
         n, p, seconds = len(setting.measured), len(setting.capacity_bps), options.timeline.end_s
@@ -136,7 +133,7 @@ class Simulation:
             answering.up, answering.shed = state.up, state.shed
         span = options.timeline.fail
         down = span.start_s + options.check_down_s <= t < span.end_s + options.check_up_s
-        if self._checks and answering.checked[fail] == down:
+        if answering.checked[fail] == down:
             answering.checked[fail] = not down
             changed = True
         if changed:

@@ -18,6 +18,7 @@ from aggregator.demand import Demand
 from aggregator.estimate import Estimates, Estimator
 from aggregator.guard import Case, judge
 from aggregator.memory import Reference
+from aggregator.policy import ADDITIVE
 from aggregator.prefixes import Prefixes
 from aggregator.signals import Signals
 from benchmarks.simulator.caches import NO_POP, RANKS
@@ -84,7 +85,10 @@ class Production:
         self.demand.expect(np.arange(len(expected)), expected)
         self.signals = Signals()
         self.health = Health(self.fleet.pops)
-        self.loop = LoadLoop(self.fleet, self._plan.target_utilisation)
+        self._terms = setting.terms()
+        self._places = setting.places()[self._world_row]
+        target = self._plan.target_utilisation
+        self.loop = LoadLoop(self.fleet, target, self.policy in ADDITIVE)
         self._arbiter = Arbiter(self._plan.latency_period_s, self._plan.load_period_s)
         self._reference = Reference()
         self._load: Load | None = None
@@ -190,6 +194,8 @@ class Production:
                 parent=generation - 1,
                 window_last_ms=self._window_last_ms,
             ),
+            terms=self._terms,
+            places=self._places,
         )
 
     def _passes(

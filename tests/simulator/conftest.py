@@ -4,21 +4,24 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.simulator.bench import DEFAULT, SHOWER, Cell, Run, delayed, run_policies
+from aggregator.policy import DEFAULT
+from benchmarks.simulator.bench import SHOWER, Cell, Run, Work, delayed, run_policies
 from benchmarks.simulator.options import SHORT, Options, Span
 
-SMALL = Options(seed=1, timeline=SHORT, pops=40, prefixes=1_200, caches=2_500)
-
-
-def silent(_: str) -> None:
-    """Nobody listens."""
+SMALL = Options(timeline=SHORT, pops=40, prefixes=1_200, caches=2_500)
+SEEDS = (1, 2)
 
 
 @pytest.fixture(scope="session")
-def shower_runs() -> dict[str, Run]:
-    """The default policy and the naive one through the same three quarters of an hour."""
-    cell = Cell("small world", SMALL)
-    return {run.policy: run for run in run_policies(cell, [DEFAULT, SHOWER], None, silent)}
+def shower_runs() -> dict[tuple[str, int], Run]:
+    """By policy and seed: the default one in two worlds, the naive one in the first alone."""
+    runs = {}
+    for seed in SEEDS:
+        cell = Cell("small world", replace(SMALL, seed=seed))
+        policies = (DEFAULT, SHOWER) if seed == SEEDS[0] else (DEFAULT,)
+        for run in run_policies(Work(cell, policies, None)):
+            runs[run.policy, seed] = run
+    return runs
 
 
 @pytest.fixture(scope="session")
@@ -27,4 +30,4 @@ def delayed_run() -> Run:
     line = replace(SHORT, end_s=1_800, path_s=1_800, fail=Span(1_800, 1_800))
     line = replace(line, poison=Span(1_800, 1_800))
     cell = delayed(Cell("small world", replace(SMALL, timeline=line)), 3)
-    return next(run_policies(cell, [DEFAULT], None, silent))
+    return run_policies(Work(cell, (DEFAULT,), None))[0]

@@ -7,8 +7,8 @@ was necessary. A failure prints the seed.
 
 import pytest
 
+from aggregator.policy import DEFAULT
 from benchmarks.simulator.bench import (
-    DEFAULT,
     OSCILLATION_MAX,
     SHOWER,
     Run,
@@ -16,12 +16,15 @@ from benchmarks.simulator.bench import (
     stability_bounds,
 )
 
+Runs = dict[tuple[str, int], Run]
+
 pytestmark = [pytest.mark.xdist_group("shower"), pytest.mark.timeout(300)]
 """One worker makes the runs once; a busy machine may take minutes for the minute of CPU."""
 
 
-def test_the_default_policy_keeps_every_bound(shower_runs: dict[str, Run]) -> None:
-    run = shower_runs[DEFAULT]
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_default_policy_keeps_every_bound(shower_runs: Runs, seed: int) -> None:
+    run = shower_runs[DEFAULT, seed]
 
     missed = [bound for bound in shower_bounds(run) if not bound.good]
 
@@ -35,8 +38,8 @@ def test_it_stays_calm_with_delays_tripled(delayed_run: Run) -> None:
     assert not missed, f"seed {delayed_run.cell.options.seed}: {missed}"
 
 
-def test_naive_feedback_fails_the_same_test(shower_runs: dict[str, Run]) -> None:
-    run = shower_runs[SHOWER]
+def test_naive_feedback_fails_the_same_test(shower_runs: Runs) -> None:
+    run = shower_runs[SHOWER, 1]
 
     missed = {bound.name.partition(": ")[2] for bound in shower_bounds(run) if not bound.good}
 
@@ -44,29 +47,29 @@ def test_naive_feedback_fails_the_same_test(shower_runs: dict[str, Run]) -> None
     assert run.score.oscillation > 2 * OSCILLATION_MAX
 
 
-def test_the_default_policy_is_worth_its_price(shower_runs: dict[str, Run]) -> None:
-    default, naive = shower_runs[DEFAULT].score, shower_runs[SHOWER].score
+def test_the_default_policy_is_worth_its_price(shower_runs: Runs) -> None:
+    default, naive = shower_runs[DEFAULT, 1].score, shower_runs[SHOWER, 1].score
 
     assert default.mean_ms < naive.mean_ms
     assert default.p99_ms < naive.p99_ms
     assert default.overload_share < naive.overload_share / 5
 
 
-def test_the_same_seed_gives_the_same_run(shower_runs: dict[str, Run]) -> None:
+def test_the_same_seed_gives_the_same_run(shower_runs: Runs) -> None:
     from dataclasses import replace
 
-    from benchmarks.simulator.bench import run_policies
+    from benchmarks.simulator.bench import Work, run_policies
 
-    cell = shower_runs[SHOWER].cell
+    cell = shower_runs[SHOWER, 1].cell
     shorter = replace(cell.options, timeline=replace(cell.options.timeline, end_s=700))
-    again = next(run_policies(replace(cell, options=shorter), [SHOWER], None, lambda _: None))
+    again = run_policies(Work(replace(cell, options=shorter), (SHOWER,), None))[0]
 
-    assert (again.trace.used == shower_runs[SHOWER].trace.used[:700]).all()
+    assert (again.trace.used == shower_runs[SHOWER, 1].trace.used[:700]).all()
 
 
 @pytest.mark.parametrize("policy", [DEFAULT, SHOWER])
-def test_demand_is_conserved(shower_runs: dict[str, Run], policy: str) -> None:
-    run = shower_runs[policy]
+def test_demand_is_conserved(shower_runs: Runs, policy: str) -> None:
+    run = shower_runs[policy, 1]
 
     line = run.cell.options.timeline
     assert (run.trace.over[1:] >= run.trace.over_fresh[1:] - 1e-12).all()
