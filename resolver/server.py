@@ -22,6 +22,7 @@ from popsteer.config import Config
 from popsteer.telemetry import configure, logger, serve_metrics
 from resolver.cookies import CookieSecret
 from resolver.counts import NodeMetrics
+from resolver.memory import map_large_blocks
 from resolver.node import Node, cookie_secret, lane
 from resolver.sockets import Bound, bind
 from resolver.worker import Report, Update, Worker
@@ -40,6 +41,7 @@ def run(config: Config) -> None:
         SetupError: a port or folder cannot be had.
     """
     configure("resolver")
+    map_large_blocks()
     # Asked to reload before there is anything to reload: the start reads the files anyway.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     secret = cookie_secret(config)
@@ -200,6 +202,7 @@ def _child_main(
     config: Config, sockets: list[Bound], secret: CookieSecret, index: int, pipe: Connection
 ) -> None:
     configure("resolver")
+    map_large_blocks()
     # A terminal sends it to the whole group; the parent tells us to reload.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

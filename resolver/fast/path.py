@@ -7,7 +7,6 @@ takes longer than everything else at a start: the slow path answers long before.
 """
 
 import asyncio
-import ctypes
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from secrets import randbits
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from popsteer.batch import Batcher
 from popsteer.names import Prefix, SourceId
 from popsteer.samples import Batch, Kind
 from popsteer.telemetry import logger
 from resolver.fast.taken import Taken
+from resolver.memory import give_back
 from resolver.snapshot import Snapshot
 from resolver.udp import UdpListener
 
@@ -128,7 +127,7 @@ class FastPath:
             if snapshot.table is None or snapshot.index is not None:
                 self._renew(builder, snapshot)
             del snapshot
-            _give_back()
+            give_back()
 
     def _renew(self, builder: "Builder", snapshot: Snapshot) -> None:
         try:
@@ -167,11 +166,3 @@ class FastPath:
             self._event_loop.add_reader(loop.slow_fd, loop.answer_slowly)
             loop.start(self._world)
             self._loops.append(loop)
-
-
-def _give_back() -> None:
-    """Return what building took: a table of a million rows leaves hundreds of MB behind."""
-    pa.default_memory_pool().release_unused()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):  # glibc alone has it
-        libc.malloc_trim(0)
