@@ -65,7 +65,7 @@ def sign(
             print(f"  {key.text}")
     print("DS records for the parent zones:")
     for key in (key for found in of.values() for key in found if key.signs_keys):
-        if key.record.stage != "retired":
+        if key.record.stage == "active":
             print(key.ds())
     print(f"Ship {path} to the DNS nodes; dns.dnssec names it there.")
 

@@ -129,7 +129,7 @@ def covers(owner: dns.name.Name, nsec: NSEC, name: dns.name.Name) -> bool:
 
 def has(nsec: NSEC, rdtype: dns.rdatatype.RdataType) -> bool:
     return any(
-        octets[rdtype % 256 // 8] & 0x80 >> rdtype % 8
+        bool(octets[rdtype % 256 // 8] & 0x80 >> rdtype % 8)
         for window, octets in nsec.windows
         if window == rdtype // 256 and len(octets) > rdtype % 256 // 8
     )
