@@ -33,9 +33,15 @@ PAUSE_S_MIN, PAUSE_S_MAX = 0.5, 30.0
 HEALTHY_S = 60.0
 """A daemon that ran for this long starts again without delay."""
 LINE_BYTES_MAX = 1 << 20
-CHILD_IS_GONE = b"Reached end of STDIN of child process"
-"""What the daemon says when a record processor has died under it. It cannot go on then: it asks
-the others to stop, waits for all of them, and ends."""
+FATAL = (
+    # A record processor has died. The daemon cannot go on without it: it asks the others to stop,
+    # waits for all of them, and ends; there is nothing to wait for.
+    b"Reached end of STDIN of child process",
+    # A batch could not be handed on, and the daemon is about to go on behind it.
+    b"Caught exception from handleInput",
+    b"incoming data has been skipped",
+)
+"""What a daemon says when it must be ended at once; the next one goes on from what is written."""
 COMPACT_S = 1_200.0
 """Hours of partials are merged soon after their end, and old ones deleted."""
 
@@ -170,8 +176,7 @@ class StreamDaemon:
             if not text:
                 return
             line = parse(text.decode("utf-8", "replace"))
-            if CHILD_IS_GONE in text:
-                # This daemon ends itself by and by; there is nothing to wait for.
+            if any(words in text for words in FATAL):
                 _end_group(process.pid)
             if line is not None:
                 self._gauges.observe(line)

@@ -59,6 +59,9 @@ def properties(config: Config, settings: ConsumerSettings, worker_id: str) -> st
         "shutdownGraceMillis": SHUTDOWN_GRACE_MS,
         # The other mode has a leader whose lock a new worker waits out for two minutes.
         "clientVersionConfig": "CLIENT_VERSION_CONFIG_COMPATIBLE_WITH_2X",
+        # Else each batch needs the stream's list of shards (ProcessTask, for KPL aggregates, which
+        # we do not use); where that call fails, the KCL passes over the batch and goes on.
+        "skipShardSyncAtWorkerInitializationIfLeasesExist": "true",
         "failoverTimeMillis": FAILOVER_LOCAL_MS if local else FAILOVER_MS,
         "parentShardPollIntervalMillis": 1_000 if local else 10_000,
         "shardSyncIntervalMillis": 5_000 if local else 60_000,
