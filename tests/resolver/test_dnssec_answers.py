@@ -124,7 +124,7 @@ def nsecs(reply: dns.message.Message) -> list[tuple[dns.name.Name, NSEC]]:
 
 def covers(owner: dns.name.Name, nsec: NSEC, name: dns.name.Name) -> bool:
     """RFC 4034 §4.1.1; the last record points to the apex."""
-    return owner < name and (name < nsec.next or nsec.next == ZONE)
+    return bool(owner < name and (name < nsec.next or nsec.next == ZONE))
 
 
 def has(nsec: NSEC, rdtype: dns.rdatatype.RdataType) -> bool:
