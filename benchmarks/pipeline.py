@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cycle, stream
+from benchmarks.faults import matrix
 from benchmarks.figure import Figure
 from benchmarks.loop import Asker, Loop, descendants, memory_mb, wait_until
 from popsteer.lab import Changes, RttChange
@@ -33,6 +34,7 @@ ASKED_AGAIN = 10
 DOWNS = 15
 SEED = 11
 SAMPLES_PER_S, STREAM_S = 1_000_000.0, 60.0
+FAULT_SAMPLES = 1_000_000
 CYCLE_PREFIXES, CYCLE_POPS, CYCLE_MEASURED = 1_000_000, 600, 8
 
 
@@ -47,6 +49,10 @@ def run(
     measured: int = CYCLE_MEASURED,
     policy: str = "optimum",
     seed: int = SEED,
+    faults: bool = False,
+    only: str | None = None,
+    samples: int = FAULT_SAMPLES,
+    times: int = 1,
 ) -> int:
     """Measure, print a table, write JSON; gives the exit code.
 
@@ -62,9 +68,15 @@ def run(
         pops: Of the cycle's world.
         measured: POPs measured from each prefix of the cycle's world.
         policy: By which the cycle plans.
-        seed: Of the stream's and the cycle's worlds.
+        seed: Of the stream's and the cycle's worlds, and of the faults.
+        faults: The fault matrix instead: break every part of the stream, count exactly.
+        only: Faults whose name contains this text.
+        samples: Of each fault, at the least.
+        times: How many times the matrix is played, each time with another seed.
     """
     screen = Console()
+    if faults:
+        return matrix.run(screen, json_path, seed, samples, only, times)
     figures: list[Figure] = []
     if part in {"all", "cycle"}:
         screen.print("planner's cycle …")
