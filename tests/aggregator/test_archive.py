@@ -125,8 +125,10 @@ def test_the_compactor_is_a_process_that_does_it_once(local_aws: Aws, tmp_path: 
         timeout=60,
     )
 
-    assert HOUR.starts_ms(s3_store(own), Kind.RTT) == [T0_MS]
-    assert s3_store(own).list(kind_prefix(Kind.RTT)) == []  # from years ago
+    store = s3_store(own)
+    assert DAY.starts_ms(store, Kind.RTT) == [T0_MS]
+    assert samples(recall(store, Kind.RTT, T0_MS, T0_MS + 500 * DAY_MS)) == 4
+    assert store.list(kind_prefix(Kind.RTT)) == []  # they are from years ago
 
 
 @settings(max_examples=40, deadline=None)
