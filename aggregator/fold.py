@@ -14,12 +14,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from aggregator.histogram import LOST, bucket_of, lowest_us
+from aggregator.histogram import LOST, levels, lowest_us
 from aggregator.packing import Keys, Packing, pack
 from aggregator.partials import DemandPartial, Int64, Origin, Partial, RttPartial, SignalPartial
 from popsteer.samples import Batch, DemandBatch, Kind, RttBatch, SignalBatch
 
 Index = NDArray[np.int64]
+
+PAIRS_COUNTED_MAX = 65_536
+"""So many (window, name) of a batch are told apart by counting, more by sorting."""
 
 
 def fold(kind: Kind, batches: Sequence[Batch], origin: Origin) -> Partial:
@@ -36,9 +39,9 @@ def fold(kind: Kind, batches: Sequence[Batch], origin: Origin) -> Partial:
 def fold_rtt(batches: Sequence[RttBatch], origin: Origin) -> RttPartial:
     """Histograms per (event window, POP, prefix, method)."""
     places = _places(batches, origin.window_ms)
-    rtt_us = _column(batches, "rtt_us", np.uint32)
-    bucket = bucket_of(rtt_us)
-    bucket[_column(batches, "lost", np.uint8) != 0] = LOST
+    level, above_us = levels(
+        _column(batches, "rtt_us", np.uint32), _column(batches, "lost", np.uint8)
+    )
     columns: dict[str, NDArray[Any]] = {
         # From most to least significant: sorting the keys sorts the rows as a partial wants them,
         # and the samples of a bucket by RTT, so that the last of them is its maximum.
@@ -46,35 +49,37 @@ def fold_rtt(batches: Sequence[RttBatch], origin: Origin) -> RttPartial:
         "net": _column(batches, "net", np.uint64),
         "plen": _column(batches, "plen", np.uint8),
         "method": _column(batches, "method", np.uint8),
-        "bucket": (bucket - LOST).astype(np.uint16),
-        "above_us": rtt_us - lowest_us(bucket),
+        "level": level,
+        "above_us": above_us,
     }
     nets = None
     if not Packing.of(columns).fits:
         nets, columns["net"] = _ranked(columns["net"])
-    rows = [_rtt_rows(packing, keys) for packing, keys in pack(columns)]
+    dtypes = {name: column.dtype for name, column in columns.items()}
+    rows = [_rtt_rows(packing, keys, dtypes) for packing, keys in pack(columns)]
     row = {n: np.concatenate([r[n] for r in rows]) for n in rows[0]} if rows[1:] else rows[0]
     pops, event_window_ms, pop = places.of(row["place"])
-    bucket = row["bucket"].astype(np.int16) + np.int16(LOST)
+    bucket = row["level"].astype(np.int16) + np.int16(LOST)
     return RttPartial(
         origin,
         pops,
         event_window_ms=event_window_ms,
         net=row["net"] if nets is None else nets[row["net"]],
-        plen=row["plen"].astype(np.uint8),
+        plen=row["plen"],
         pop=pop,
-        method=row["method"].astype(np.uint8),
+        method=row["method"],
         bucket=bucket,
         count=row["count"],
-        max_us=row["above_us"].astype(np.uint32) + lowest_us(bucket),
+        max_us=row["above_us"] + lowest_us(bucket),
     )
 
 
-def _rtt_rows(packing: Packing, keys: Keys) -> dict[str, NDArray[Any]]:
-    start, end = _groups(packing.above(keys, "above_us"))
-    last = keys[end - 1]
-    columns: dict[str, NDArray[Any]] = {name: packing.read(last, name) for name in packing.bits}
-    return {**columns, "count": (end - start).astype(np.uint32)}
+def _rtt_rows(
+    packing: Packing, keys: Keys, dtypes: dict[str, np.dtype[Any]]
+) -> dict[str, NDArray[Any]]:
+    last, count = packing.runs(keys, "above_us")
+    columns = {name: packing.read(keys, last, name, dtypes[name]) for name in packing.bits}
+    return {**columns, "count": count}
 
 
 def fold_demand(batches: Sequence[DemandBatch], origin: Origin) -> DemandPartial:
@@ -154,14 +159,18 @@ def _places(batches: Sequence[Batch], window_ms: int) -> _Places:
     rank = np.empty(len(known), np.uint32)
     for position, pair in enumerate(ordered):
         rank[known[pair]] = position
-    place = rank[np.concatenate(parts)] if parts else np.empty(0, np.uint32)
+    place = np.empty(sum(len(batch.dt_ms) for batch in batches), np.uint32)
+    done = 0
+    for batch, part in zip(batches, parts, strict=True):
+        place[done : done + len(batch.dt_ms)] = rank[part]
+        done += len(batch.dt_ms)
     return _Places(place, tuple(ordered))
 
 
 def _places_of(
     batch: Batch, window_ms: int, known: dict[tuple[int, str], int]
-) -> NDArray[np.uint32]:
-    """Numbers in the order of first sight."""
+) -> NDArray[np.uint32] | int:
+    """Numbers in the order of first sight: one, where all samples have the same."""
     size, names = len(batch.dt_ms), batch.header.subjects
     if not size:
         return np.empty(0, np.uint32)
@@ -169,16 +178,25 @@ def _places_of(
     since_ms = batch.header.t0_ms - start_ms
     windows = (since_ms + int(batch.dt_ms.max())) // window_ms + 1
     if windows == len(names) == 1:
-        return np.full(size, known.setdefault((start_ms, names[0]), len(known)), np.uint32)
+        return known.setdefault((start_ms, names[0]), len(known))
     event = (batch.dt_ms.astype(np.uint64) + np.uint64(since_ms)) // np.uint64(window_ms)
-    pairs, pair = np.unique(event * np.uint64(len(names)) + batch.subject, return_inverse=True)
+    pair = event * np.uint64(len(names)) + batch.subject
+    pairs = windows * len(names)
+    if pairs <= PAIRS_COUNTED_MAX:
+        present = np.flatnonzero(np.bincount(pair.astype(np.intp), minlength=pairs))
+        number = np.zeros(pairs, np.uint32)
+    else:
+        present, pair = np.unique(pair, return_inverse=True)
+        number = np.zeros(len(present), np.uint32)
     numbers = [
         known.setdefault(
-            (start_ms + int(p) // len(names) * window_ms, names[int(p) % len(names)]), len(known)
+            (start_ms + p // len(names) * window_ms, names[p % len(names)]), len(known)
         )
-        for p in pairs
+        for p in present.tolist()
     ]
-    return np.array(numbers, np.uint32)[pair]
+    number[present if pairs <= PAIRS_COUNTED_MAX else slice(None)] = numbers
+    place: NDArray[np.uint32] = number[pair]
+    return place
 
 
 def _column(batches: Sequence[Batch], name: str, dtype: Any) -> NDArray[Any]:

@@ -10,10 +10,11 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from popsteer.batch import ROWS_MAX_OF
 from popsteer.names import SourceId
-from popsteer.samples import Header, Method, RttBatch, encode
+from popsteer.samples import Header, Kind, Method, RttBatch, encode
 
-POPS, PREFIXES, ROWS = 85, 200_000, 2_500
+POPS, PREFIXES, ROWS = 85, 200_000, ROWS_MAX_OF[Kind.RTT]
 FIRST_SEQUENCE = 10**15
 FIRST_MS = 10**12
 """Both have as many digits as what is written over them."""

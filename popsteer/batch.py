@@ -16,8 +16,8 @@ from popsteer.names import SourceId
 from popsteer.samples import Batch, DemandBatch, Header, Kind, RttBatch, SignalBatch
 
 AGE_MS_MAX = 1_000
-ROWS_MAX_OF = {Kind.RTT: 2_500, Kind.DEMAND: 2_000, Kind.SIGNAL: 1_500}
-"""Rows that usually make 15 to 22 KB; the sink halves the rare batch that comes out larger."""
+ROWS_MAX_OF = {Kind.RTT: 3_200, Kind.DEMAND: 2_000, Kind.SIGNAL: 1_500}
+"""Rows that usually make 15 to 23 KB; the sink halves the rare batch that comes out larger."""
 
 _COLUMNS: dict[Kind, tuple[tuple[str, type[np.generic]], ...]] = {
     Kind.RTT: (

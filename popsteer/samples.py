@@ -1,8 +1,9 @@
 """A record in Kinesis: one columnar batch of samples of one kind from one source.
 
-The bytes are one Arrow IPC stream with one record batch, zstd inside. The schema's metadata says
-kind, version, source, the source's sequence number, t0 and the subjects (POPs or links) that the
-`subject` column indexes. Times are UTC epoch milliseconds (t0 plus `dt_ms`), RTT is microseconds,
+The bytes are one Arrow IPC stream with one record batch. The schema's metadata says kind, version,
+source, the source's sequence number, t0 and the subjects (POPs or links) that the `subject` column
+indexes. Demand and signals are plain columns with zstd inside; RTT, the bulk, is laid out for LZ4
+(`popsteer.planes`). Times are UTC epoch milliseconds (t0 plus `dt_ms`), RTT is microseconds,
 rates are bits/s. A lost probe is a row whose `lost` is 1 and whose `rtt_us` is the time waited:
 a censored observation, never missing data.
 
@@ -18,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from popsteer import planes
 from popsteer.errors import RecordError
 from popsteer.names import IPV6_BIT, LENGTH_MASK, Net, Plen, SourceId, mask
 
-VERSION = 1
+VERSION = 2
 RECORD_BYTES_MAX = 25 * 1024
 """One PUT payload unit; producers cut batches so that records stay below it."""
 ROWS_MAX = 65_535
@@ -128,14 +130,8 @@ Batch: TypeAlias = RttBatch | DemandBatch | SignalBatch
 B = TypeVar("B", RttBatch, DemandBatch, SignalBatch)
 
 _KEYED = [("dt_ms", pa.uint32()), ("net", pa.uint64()), ("plen", pa.uint8())]
+_RTT_COLUMNS = ("dt_ms", "net", "plen", "subject", "rtt_us", "method", "lost")
 _COLUMNS: dict[Kind, list[tuple[str, Any]]] = {
-    Kind.RTT: [
-        *_KEYED,
-        ("subject", pa.uint16()),
-        ("rtt_us", pa.uint32()),
-        ("method", pa.uint8()),
-        ("lost", pa.uint8()),
-    ],
     Kind.DEMAND: [
         *_KEYED,
         ("subject", pa.uint16()),
@@ -156,7 +152,11 @@ _TYPES: dict[Kind, type[RttBatch] | type[DemandBatch] | type[SignalBatch]] = {
 }
 _SCHEMAS = {kind: pa.schema(columns) for kind, columns in _COLUMNS.items()}
 # Columns are small: handing each to a thread costs more than compressing it.
-_OPTIONS = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+_OPTIONS = {
+    Kind.RTT: pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False),
+    Kind.DEMAND: pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False),
+    Kind.SIGNAL: pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False),
+}
 _READ = pa.ipc.IpcReadOptions(use_threads=False)
 
 
@@ -171,11 +171,14 @@ def encode(batch: Batch) -> bytes:
     Raises:
         ValueError: columns of unequal length (a programmer's error).
     """
-    columns = _COLUMNS[batch.kind]
-    schema = pa.schema(columns, metadata=_metadata(batch.kind, batch.header))
-    arrays = [pa.array(getattr(batch, name), kind) for name, kind in columns]
+    if isinstance(batch, RttBatch):
+        arrays, schema = planes.write({name: getattr(batch, name) for name in _RTT_COLUMNS})
+    else:
+        schema = _SCHEMAS[batch.kind]
+        arrays = [pa.array(getattr(batch, name), kind) for name, kind in _COLUMNS[batch.kind]]
+    schema = schema.with_metadata(_metadata(batch.kind, batch.header))
     body = pa.BufferOutputStream()
-    with pa.ipc.new_stream(body, schema, options=_OPTIONS) as writer:
+    with pa.ipc.new_stream(body, schema, options=_OPTIONS[batch.kind]) as writer:
         writer.write_batch(pa.record_batch(arrays, schema=schema))
     return bytes(body.getvalue().to_pybytes())
 
@@ -192,7 +195,7 @@ def _metadata(kind: Kind, header: Header) -> dict[str, str]:
 
 
 def decode(record: bytes) -> Batch:
-    """The batch in a record; columns are views of the decoded buffers, not copies.
+    """The batch in a record; columns are fresh arrays or views of the decoded buffers.
 
     Raises:
         RecordError: with reason `arrow`, `version`, `kind`, `header`, `schema`, `rows`, `null`,
@@ -202,7 +205,8 @@ def decode(record: bytes) -> Batch:
         with pa.ipc.open_stream(record, options=_READ) as reader:
             schema = reader.schema
             kind, header = _parse_metadata(schema.metadata or {})
-            if not schema.equals(_SCHEMAS[kind]):
+            fits = planes.known(schema) if kind is Kind.RTT else schema.equals(_SCHEMAS[kind])
+            if not fits:
                 raise RecordError("schema", str(schema)[:200])
             table = reader.read_next_batch()
             table.validate(full=True)
@@ -237,11 +241,15 @@ def _checked(kind: Kind, header: Header, table: Any) -> Batch:
     columns = table.columns
     if any(column.null_count for column in columns):
         raise RecordError("null")
-    arrays = {n: c.to_numpy() for (n, _), c in zip(_COLUMNS[kind], columns, strict=True)}
+    if kind is Kind.RTT:
+        arrays = planes.read(columns)
+    else:
+        arrays = {n: c.to_numpy() for (n, _), c in zip(_COLUMNS[kind], columns, strict=True)}
     if not table.num_rows:
         return _TYPES[kind](header, **arrays)
-    if int(arrays["subject"].max()) >= len(header.subjects):
-        raise RecordError("subject", f"{arrays['subject'].max()} of {len(header.subjects)}")
+    highest = int(arrays["subject"].max())
+    if highest >= len(header.subjects):
+        raise RecordError("subject", f"{highest} of {len(header.subjects)}")
     if kind is not Kind.SIGNAL:
         _check_prefixes(arrays["net"], arrays["plen"])
     batch = _TYPES[kind](header, **arrays)
@@ -251,7 +259,8 @@ def _checked(kind: Kind, header: Header, table: Any) -> Batch:
 
 
 def _check_prefixes(net: Net, plen: Plen) -> None:
-    lengths = np.flatnonzero(np.bincount(plen, minlength=1)).tolist()
+    least, most = int(plen.min()), int(plen.max())
+    lengths = [least] if least == most else np.flatnonzero(np.bincount(plen)).tolist()
     for one in lengths:
         length = one & LENGTH_MASK
         if length > (64 if one & IPV6_BIT else 32):

@@ -1,7 +1,7 @@
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -26,12 +26,16 @@ def columns_given(draw: st.DrawFn) -> dict[str, NDArray[Any]]:
     return columns
 
 
+@settings(deadline=None)  # the first call compiles
 @given(columns_given())
 def test_packed_rows_are_the_sorted_rows(columns: dict[str, NDArray[Any]]) -> None:
     rows = sorted(zip(*(c.tolist() for c in columns.values()), strict=True))
 
     packed = [
-        tuple(int(packing.read(keys[at : at + 1], name)[0]) for name in columns)
+        tuple(
+            int(packing.read(keys, np.array([at], np.uint32), n, c.dtype)[0])
+            for n, c in columns.items()
+        )
         for packing, keys in pack(columns)
         for at in range(len(keys))
     ]
@@ -39,15 +43,19 @@ def test_packed_rows_are_the_sorted_rows(columns: dict[str, NDArray[Any]]) -> No
     assert packed == rows
 
 
+@settings(deadline=None)  # the first call compiles
 @given(columns_given())
-def test_what_is_above_a_column_tells_rows_apart_without_it(
+def test_runs_are_of_rows_that_are_equal_above_a_column(
     columns: dict[str, NDArray[Any]],
 ) -> None:
     for packing, keys in pack(columns):
-        above = packing.above(keys, "rtt_us")
-        pairs = list(zip(packing.read(keys, "net"), packing.read(keys, "plen"), strict=True))
-        for at in range(1, len(keys)):
-            assert (above[at] == above[at - 1]) == (pairs[at] == pairs[at - 1])
+        every = np.arange(len(keys), dtype=np.uint32)
+        net, plen = (packing.read(keys, every, name, KINDS[name]) for name in ("net", "plen"))
+        pairs = list(zip(net.tolist(), plen.tolist(), strict=True))
+        ends = [at for at in range(len(pairs)) if pairs[at : at + 1] != pairs[at + 1 : at + 2]]
+        last, count = packing.runs(keys, "rtt_us")
+        assert last.tolist() == ends
+        assert count.tolist() == np.diff(ends, prepend=-1).tolist()
 
 
 def test_prefixes_of_one_length_fit_a_key_with_room_to_spare() -> None:

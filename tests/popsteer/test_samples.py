@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from popsteer import samples
 from popsteer.errors import RecordError
-from popsteer.names import IPV6_BIT, SourceId
+from popsteer.names import IPV6_BIT, SourceId, mask
 from popsteer.samples import (
     RECORD_BYTES_MAX,
+    RTT_US_MAX,
     STREAM_OF,
     Batch,
     DemandBatch,
@@ -96,6 +97,40 @@ def test_any_rtt_batch_comes_back(count: int, seed: int, sequence: int) -> None:
     _same(samples.decode(samples.encode(batch)), batch)
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 40), st.integers(0, RTT_US_MAX)),
+        max_size=20,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_rtt_of_any_width_comes_back(rows: list[tuple[int, int, int]]) -> None:
+    """Times, networks and RTTs that need few bytes and many; lengths beside each other."""
+    lengths = [length | IPV6_BIT if length > 32 else length for _, length, _ in rows]
+    net = [(n << 32 | 0xFFFFFFFF) & mask(length) for n, length, _ in rows]
+    batch = RttBatch(
+        HEADER,
+        dt_ms=np.array([n for n, _, _ in rows], np.uint32),
+        net=np.array(net, np.uint64),
+        plen=np.array(lengths, np.uint8),
+        subject=np.zeros(len(rows), np.uint16),
+        rtt_us=np.array([rtt_us for _, _, rtt_us in rows], np.uint32),
+        method=np.zeros(len(rows), np.uint8),
+        lost=np.zeros(len(rows), np.uint8),
+    )
+    _same(samples.decode(samples.encode(batch)), batch)
+
+
+def test_any_reader_of_arrow_sees_the_samples() -> None:
+    """The layout is plain columns: two sums give time and RTT, a network is its leading bytes."""
+    batch = _rtt(100)
+    with pa.ipc.open_stream(samples.encode(batch)) as reader:
+        rows = reader.read_all().to_pylist()
+    assert [r["dt_ms_low"] + 256 * r["dt_ms_high"] for r in rows] == batch.dt_ms.tolist()
+    assert [r["rtt_us_low"] + 65_536 * r["rtt_us_high"] for r in rows] == batch.rtt_us.tolist()
+    assert [r["net"].ljust(8, b"\0") for r in rows] == [n.to_bytes(8) for n in batch.net.tolist()]
+
+
 def test_a_thousand_samples_fit_one_record() -> None:
     assert len(samples.encode(_rtt(1_000))) < RECORD_BYTES_MAX
 
@@ -159,7 +194,7 @@ def _bytes(batch: RttBatch, metadata: dict[str, str] | None = None, **columns: p
 @pytest.mark.parametrize(
     ("metadata", "reason"),
     [
-        ({"version": "2"}, "version"),
+        ({"version": "1"}, "version"),
         ({"version": "one"}, "header"),
         ({"kind": "weather"}, "kind"),
         ({"kind": "demand"}, "schema"),
@@ -183,15 +218,19 @@ def test_metadata_is_checked(metadata: dict[str, str], reason: str) -> None:
     ("column", "values", "kind", "reason"),
     [
         ("subject", [0, 3], pa.uint16(), "subject"),
-        ("rtt_us", [1, 60_000_001], pa.uint32(), "value"),
-        ("rtt_us", [1, None], pa.uint32(), "null"),
-        ("rtt_us", [1, 2], pa.uint64(), "schema"),
+        ("rtt_us_high", [0, 916], pa.uint16(), "value"),
+        ("rtt_us_low", [1, None], pa.uint16(), "null"),
+        ("rtt_us_high", [1, 2], pa.uint32(), "schema"),
+        ("dt_ms_high", [0, 1 << 24], pa.uint32(), "value"),
+        ("dt_ms_high", [0, 1], pa.uint64(), "schema"),
         ("method", [0, 5], pa.uint8(), "value"),
         ("lost", [0, 2], pa.uint8(), "value"),
         ("plen", [24, 33], pa.uint8(), "prefix"),
         ("plen", [24, 65 | IPV6_BIT], pa.uint8(), "prefix"),
         ("plen", [24, 8], pa.uint8(), "prefix"),
-        ("net", [0, 1], pa.uint64(), "prefix"),
+        ("net", [b"\0" * 8, b"\0" * 7 + b"\1"], pa.binary(8), "prefix"),
+        ("net", [b"\0" * 9, b"\0" * 9], pa.binary(9), "schema"),
+        ("net", [0, 1], pa.uint64(), "schema"),
     ],
 )
 def test_columns_are_checked(column: str, values: list[Any], kind: Any, reason: str) -> None:

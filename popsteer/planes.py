@@ -1,0 +1,144 @@
+"""The columns of RTT samples as they stand in a record: small under LZ4 alone. Pure.
+
+Bytes that vary at random stand apart from bytes that hardly vary, as in Parquet's
+BYTE_STREAM_SPLIT: the former are stored as they are, the latter vanish. That makes records as
+small as zstd makes the plain columns, and they are read ten times as fast.
+
+    dt_ms_low uint8, dt_ms_high uint8 or uint32    dt_ms = low + 256 * high
+    net fixed_size_binary                          leading bytes of the network, network order
+    plen uint8, subject uint16
+    rtt_us_low uint16, rtt_us_high uint8 or uint16 rtt_us = low + 65536 * high
+    method uint8, lost uint8
+
+It owns the layout and no rule about values but one: what it reads fits the types it gives.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from popsteer.errors import RecordError
+from popsteer.names import Net
+
+NET_BYTES = 8
+_DT_LOW_BITS, _RTT_LOW_BITS = 8, 16
+_DT_HIGH_MAX = 1 << 24
+
+
+def write(columns: dict[str, NDArray[Any]]) -> tuple[list[Any], Any]:
+    """The arrays of these columns, and their schema without metadata."""
+    dt_ms, net, rtt_us = columns["dt_ms"], columns["net"], columns["rtt_us"]
+    dt_high, rtt_high = dt_ms >> _DT_LOW_BITS, rtt_us >> _RTT_LOW_BITS
+    width = _net_bytes(net)
+    schema = _schema(
+        pa.uint8() if _most(dt_high) < 256 else pa.uint32(),
+        width,
+        pa.uint8() if _most(rtt_high) < 256 else pa.uint16(),
+    )
+    leading = net.astype(">u8").view(np.uint8).reshape(-1, NET_BYTES)[:, :width]
+    arrays = [
+        dt_ms.astype(np.uint8),
+        dt_high,
+        leading,
+        columns["plen"],
+        columns["subject"],
+        rtt_us.astype(np.uint16),
+        rtt_high,
+        columns["method"],
+        columns["lost"],
+    ]
+    return [_array(a, f.type) for a, f in zip(arrays, schema, strict=True)], schema
+
+
+def _array(values: NDArray[Any], kind: Any) -> Any:
+    if not pa.types.is_fixed_size_binary(kind):
+        return pa.array(values.astype(kind.to_pandas_dtype(), copy=False), kind)
+    body = pa.py_buffer(values.tobytes())
+    return pa.FixedSizeBinaryArray.from_buffers(kind, len(values), [None, body])
+
+
+def _most(values: NDArray[Any]) -> int:
+    return int(values.max()) if len(values) else 0
+
+
+def _net_bytes(net: Net) -> int:
+    """How many leading bytes tell all networks."""
+    union = int(np.bitwise_or.reduce(net))
+    trailing = (union & -union).bit_length() - 1 if union else 63
+    return max(1, NET_BYTES - trailing // 8)
+
+
+def known(schema: Any) -> bool:
+    """Whether `read` understands batches of this schema; its metadata may be anything."""
+    return any(schema.equals(one) for one in _known())
+
+
+@functools.cache
+def _known() -> tuple[Any, ...]:
+    """All schemas that `write` makes, /24 prefixes first: the first comparison is the usual one."""
+    return tuple(
+        _schema(dt_high, net_bytes, rtt_high)
+        for net_bytes in sorted(range(1, NET_BYTES + 1), key=lambda width: abs(width - 3))
+        for dt_high in (pa.uint8(), pa.uint32())
+        for rtt_high in (pa.uint8(), pa.uint16())
+    )
+
+
+@functools.cache
+def _schema(dt_high: Any, net_bytes: int, rtt_high: Any) -> Any:
+    return pa.schema(
+        [
+            ("dt_ms_low", pa.uint8()),
+            ("dt_ms_high", dt_high),
+            ("net", pa.binary(net_bytes)),
+            ("plen", pa.uint8()),
+            ("subject", pa.uint16()),
+            ("rtt_us_low", pa.uint16()),
+            ("rtt_us_high", rtt_high),
+            ("method", pa.uint8()),
+            ("lost", pa.uint8()),
+        ]
+    )
+
+
+def read(stored: Sequence[Any]) -> dict[str, NDArray[Any]]:
+    """The columns of samples from those of a validated batch of a known schema, without nulls.
+
+    Raises:
+        RecordError: with reason `value`, a time beyond 32 bits.
+    """
+    dt_low, dt_high, net, plen, subject, rtt_low, rtt_high, method, lost = stored
+    dt_ms = dt_high.to_numpy().astype(np.uint32)
+    if dt_high.type.byte_width > 1 and _most(dt_ms) >= _DT_HIGH_MAX:
+        raise RecordError("value", "dt_ms beyond 32 bits")
+    dt_ms <<= np.uint32(_DT_LOW_BITS)
+    dt_ms |= dt_low.to_numpy()
+    rtt_us = rtt_high.to_numpy().astype(np.uint32)
+    rtt_us <<= np.uint32(_RTT_LOW_BITS)
+    rtt_us |= rtt_low.to_numpy()
+    return {
+        "dt_ms": dt_ms,
+        "net": _read_net(net),
+        "plen": plen.to_numpy(),
+        "subject": subject.to_numpy(),
+        "rtt_us": rtt_us,
+        "method": method.to_numpy(),
+        "lost": lost.to_numpy(),
+    }
+
+
+def _read_net(column: Any) -> Net:
+    width, size = column.type.byte_width, len(column)
+    if not size:
+        return np.empty(0, np.uint64)
+    stored = np.frombuffer(column.buffers()[1], np.uint8, size * width, column.offset * width)
+    leading = stored.reshape(size, width)
+    bytes_of = np.zeros((size, NET_BYTES), np.uint8)
+    for at in range(width):
+        bytes_of[:, NET_BYTES - 1 - at] = leading[:, at]
+    net: Net = bytes_of.view("<u8").reshape(size).astype(np.uint64, copy=False)
+    return net
