@@ -1,4 +1,4 @@
-"""The candidates of each prefix: its POPs by cost, measured or inferred from a wider prefix.
+"""The candidates of each prefix: its POPs by cost, measured or inferred from what is like them.
 
 Estimates are long; a solver wants one row per prefix. A prefix for which no POP is known gets no
 row: the table's wider prefix or default order answers it, which is the honest thing to say.
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.estimate import Estimates
+from aggregator.inference import Surroundings, inferred
 from aggregator.kernel import kernel
-from aggregator.prefixes import UNKNOWN, Prefixes, Rows
+from aggregator.prefixes import Prefixes, Rows
 from aggregator.solve import NOWHERE
+from popsteer.evidence import Source
 
 CELLS_MAX = 24_000_000
 """Rows times candidates; with more rows each keeps fewer candidates, though never below 16."""
 WIDTH_MIN = 16
-INFERRED_SPREAD = 0.5
-"""An RTT taken from a wider prefix is doubted by this share of itself on top."""
 RETRANSMIT_US = 1_000_000
 """What a lost packet costs a connection: the initial time-out of TCP (RFC 6298 section 2.1)."""
 LOSSES_DOUBTED = 1.5
@@ -42,15 +42,19 @@ class Candidates:
     """Which of `known` each is; NOWHERE in padding."""
     known: Estimates
     """The estimates, measured and inferred."""
-    inferred: NDArray[np.bool_]
+    source: NDArray[np.uint8]
+    """The `Source` of each, of padding MEASURED."""
 
     def __len__(self) -> int:
         return len(self.row)
 
 
-def candidates(estimates: Estimates, prefixes: Prefixes, pops: int) -> Candidates:
-    """All prefixes with an estimate, or inside a prefix with one."""
-    known, inferred = _inferred(estimates, prefixes, pops)
+def candidates(
+    estimates: Estimates, prefixes: Prefixes, pops: int, around: Surroundings
+) -> Candidates:
+    """All prefixes of which an RTT is measured or can be inferred."""
+    told = inferred(estimates, prefixes, pops, around)
+    known = told.estimates
     cost = known.rtt_us + RETRANSMIT_US * _loss_beyond_chance(known)
     row = known.key // pops
     first = np.flatnonzero(np.append(True, row[1:] != row[:-1])) if len(row) else row
@@ -76,7 +80,9 @@ def candidates(estimates: Estimates, prefixes: Prefixes, pops: int) -> Candidate
         spread_out(cost, np.inf),
         pair,
         known,
-        inferred[pair] & ~padding if n else padding,
+        np.where(padding, np.uint8(Source.MEASURED), told.source[pair])
+        if n
+        else pair.astype(np.uint8),
     )
 
 
@@ -106,40 +112,3 @@ def _loss_beyond_chance(estimates: Estimates) -> F64:
     lost = np.maximum(estimates.loss * estimates.samples - LOSSES_DOUBTED, 0.0)
     share: F64 = lost / (estimates.samples + LOSSES_DOUBTED)
     return share
-
-
-def _inferred(
-    estimates: Estimates, prefixes: Prefixes, pops: int
-) -> tuple[Estimates, NDArray[np.bool_]]:
-    """The estimates with those of the wider prefix where a prefix has none of its own."""
-    parent = prefixes.covering()
-    children = np.flatnonzero(parent != UNKNOWN)
-    measured = np.zeros(len(estimates), bool)
-    if not len(children):
-        return estimates, measured
-    parents = parent[children]
-    first = np.searchsorted(estimates.key, parents * pops)
-    last = np.searchsorted(estimates.key, (parents + 1) * pops)
-    count = last - first
-    source = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(count.sum())
-    key = np.repeat(children, count) * pops + estimates.key[source] % pops
-    new = ~np.isin(key, estimates.key)
-    key, source = key[new], source[new]
-    order = np.argsort(np.concatenate([estimates.key, key]), kind="stable")
-
-    def joined(own: F64, taken: F64) -> F64:
-        return np.concatenate([own, taken])[order]
-
-    rtt = estimates.rtt_us
-    doubted = estimates.spread_us[source] + INFERRED_SPREAD * rtt[source]
-    return (
-        Estimates(
-            np.concatenate([estimates.key, key])[order],
-            joined(rtt, rtt[source]),
-            joined(estimates.spread_us, doubted),
-            joined(estimates.samples, np.zeros(len(key))),
-            joined(estimates.age_s, estimates.age_s[source]),
-            joined(estimates.loss, estimates.loss[source]),
-        ),
-        np.concatenate([measured, np.ones(len(key), bool)])[order],
-    )

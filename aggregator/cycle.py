@@ -16,13 +16,14 @@ from aggregator.compare import Answers, answers, load_bps, present_shares
 from aggregator.control import Fleet
 from aggregator.estimate import Estimates
 from aggregator.evidence import evidence_of
+from aggregator.inference import Surroundings
 from aggregator.policy import POLICIES
 from aggregator.prefixes import Prefixes
 from aggregator.rows import Rows8, ranked_rows
 from aggregator.solve import NOWHERE, Assignment, Problem
 from aggregator.terms import Terms
 from popsteer.clock import SECOND_MS
-from popsteer.evidence import Evidence, Reason
+from popsteer.evidence import Evidence, Reason, Source
 from popsteer.names import IPV6_BIT, Prefix
 from popsteer.table import Table, TableMeta, build
 
@@ -31,6 +32,7 @@ MOVED_FOR_GAIN_MAX = 0.15
 
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,9 @@ class Inputs:
     terms: Terms | None = None
     """Of the POPs; None: all are alike."""
     places: F64 | None = None
-    """[prefixes, 2], latitude and longitude, for policies that go by them."""
+    """[prefixes, 2], latitude and longitude, for policies that go by them and for inference."""
+    networks: Ints | None = None
+    """[prefixes], numbers of autonomous systems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,9 @@ class Outcome:
 
 def plan(inputs: Inputs) -> Outcome | None:
     """A new table; None while nothing is known of any prefix."""
-    considered = candidates(inputs.estimates, inputs.prefixes, len(inputs.fleet.pops))
+    considered = candidates(
+        inputs.estimates, inputs.prefixes, len(inputs.fleet.pops), _surroundings(inputs)
+    )
     if not len(considered):
         return None
     net, plen = inputs.prefixes.net[considered.row], inputs.prefixes.plen[considered.row]
@@ -110,6 +116,12 @@ def plan(inputs: Inputs) -> Outcome | None:
         answers(table, net, plen, inputs.fleet.pops),
         _assigned_us(considered, assignment),
     )
+
+
+def _surroundings(inputs: Inputs) -> Surroundings:
+    terms = inputs.terms
+    pop_place = np.stack([terms.lat, terms.lon], axis=1) if terms else None
+    return Surroundings(inputs.places, inputs.networks, pop_place)
 
 
 def evidence(inputs: Inputs, outcome: Outcome) -> Evidence:
@@ -268,7 +280,7 @@ def _reasons(
     pop = considered.pop
     reason = np.full(pop.shape, Reason.SLOWER, np.uint8)
     faster = np.isfinite(problem.cost_us) & (cost < own)
-    reason[considered.inferred] = Reason.UNMEASURED
+    reason[considered.source != Source.MEASURED] = Reason.UNMEASURED
     reason[faster] = Reason.FULL
     stays = problem.present.max(axis=1, initial=0.0) > 0
     reason[faster & stays[:, None] & (cost + problem.move_us >= own)] = Reason.NOT_WORTH_MOVING

@@ -203,7 +203,7 @@ class Estimator:
             return at
         # Both are sorted, so a key stands as far along as there are keys before it in either.
         missing = ~known
-        before = np.cumsum(missing) - missing
+        before: NDArray[np.int64] = np.cumsum(missing) - missing
         at += before
         into = np.ones(len(old) + int(missing.sum()), bool)
         into[at[missing]] = False

@@ -60,6 +60,7 @@ def evidence_of(
         of_pair(known.loss),
         assignment.price_us.astype(np.float32)[pop],
         reason.ravel()[cell],
+        considered.source.ravel()[cell],
     )
 
 

@@ -82,8 +82,8 @@ class Planner:
         self._terms = terms_of(config, service)
         target = config.plan.target_utilisation
         self.loop = LoadLoop(self.fleet, target, self._policy in ADDITIVE)
-        by_location = self._policy in BY_LOCATION
-        self._atlas = Atlas(config.path(config.table.geography)) if by_location else None
+        geography = config.table.geography
+        self._atlas = Atlas(config.path(geography)) if geography else None
         self._arbiter = Arbiter(config.plan.latency_period_s, config.plan.load_period_s)
         self._reference = Reference()
         self._orders, self._orders_etag = Orders(), ""
@@ -350,6 +350,7 @@ class Planner:
             ),
             terms=self._terms,
             places=self._atlas.places(self.known.prefixes) if self._atlas else None,
+            networks=self._atlas.networks(self.known.prefixes) if self._atlas else None,
         )
 
     def _judge(self, outcome: cycle.Outcome, inputs: cycle.Inputs) -> Verdict:

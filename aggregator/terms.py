@@ -13,7 +13,7 @@ import maxminddb
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.prefixes import Prefixes
+from aggregator.prefixes import UNKNOWN, Prefixes
 from popsteer.config import Config, Service
 from popsteer.errors import ConfigError
 from popsteer.geo import EARTH_RADIUS_KM
@@ -89,16 +89,28 @@ class Atlas:
         except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
             raise ConfigError(f"table.geography = {path}: {error}") from None
         self._places = np.zeros((0, 2))
+        self._networks = np.zeros(0, np.int64)
 
     def places(self, prefixes: Prefixes) -> F64:
         """[n, 2], latitude and longitude of prefixes, which only ever grow in number."""
-        done, net, plen = len(self._places), prefixes.net, prefixes.plen
-        if len(net) > done:
-            new = [self._place(n, p) for n, p in zip(net[done:], plen[done:], strict=True)]
-            self._places = np.concatenate([self._places, np.array(new).reshape(-1, 2)])
+        self._look_up(prefixes)
         return self._places
 
-    def _place(self, net: np.uint64, plen: np.uint8) -> Sequence[float]:
+    def networks(self, prefixes: Prefixes) -> Ints:
+        """[n], the number of each prefix's autonomous system; UNKNOWN where the file has none."""
+        self._look_up(prefixes)
+        return self._networks
+
+    def _look_up(self, prefixes: Prefixes) -> None:
+        done, net, plen = len(self._places), prefixes.net, prefixes.plen
+        if len(net) > done:
+            records = [self._record(n, p) for n, p in zip(net[done:], plen[done:], strict=True)]
+            places = np.array([_place(record) for record in records]).reshape(-1, 2)
+            self._places = np.concatenate([self._places, places])
+            networks = np.array([_network(record) for record in records], np.int64)
+            self._networks = np.concatenate([self._networks, networks])
+
+    def _record(self, net: np.uint64, plen: np.uint8) -> dict[str, object]:
         number = int(net)
         address = (
             ipaddress.IPv6Address(number << 64)
@@ -106,10 +118,19 @@ class Atlas:
             else ipaddress.IPv4Address(number >> 32)
         )
         record = self._reader.get(address)
-        at = record.get("location") if isinstance(record, dict) else None
-        if not isinstance(at, dict) or "latitude" not in at or "longitude" not in at:
-            return (np.nan, np.nan)
-        return (float(str(at["latitude"])), float(str(at["longitude"])))
+        return dict(record) if isinstance(record, dict) else {}
+
+
+def _place(record: dict[str, object]) -> Sequence[float]:
+    at = record.get("location")
+    if not isinstance(at, dict) or "latitude" not in at or "longitude" not in at:
+        return (np.nan, np.nan)
+    return (float(str(at["latitude"])), float(str(at["longitude"])))
+
+
+def _network(record: dict[str, object]) -> int:
+    number = record.get("autonomous_system_number")
+    return number if isinstance(number, int) else UNKNOWN
 
 
 def _km(a: F64, b: F64) -> F64:

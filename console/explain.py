@@ -19,7 +19,7 @@ from console.units import duration_text
 from popsteer import clock
 from popsteer.config import Config, Service
 from popsteer.errors import ConfigError
-from popsteer.evidence import Evidence
+from popsteer.evidence import Evidence, Source
 from popsteer.evidence import Reason as Planned
 from popsteer.names import Prefix, dns_name
 from popsteer.orders import Order, OrderKind
@@ -175,6 +175,7 @@ def _numbers(
             loss=_known(evidence.loss[row]),
             price_ms=_known(evidence.price_us[row], 1e-3),
             planned=Planned(int(evidence.reason[row])),
+            source=Source(int(evidence.source[row])),
         )
         for row in rows.tolist()
     }

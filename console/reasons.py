@@ -6,6 +6,7 @@ from console.units import duration_text, rate_text
 from popsteer import clock
 from popsteer.config import Config
 from popsteer.evidence import Reason as Planned
+from popsteer.evidence import Source
 from popsteer.orders import Order, OrderKind
 from popsteer.state import PopState
 from resolver.route import Reason as Routed
@@ -23,6 +24,8 @@ class Numbers:
     price_ms: float | None = None
     planned: Planned | None = None
     """What the planner made of it."""
+    source: Source | None = None
+    """Where the RTT comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,8 @@ def _chosen(case: Case) -> str:
     shed = case.state.shed if case.state else 0.0
     if shed > 0:
         part += f"{' and ' if part else ''}sheds {shed:.0%}"
-    if case.numbers.planned == Planned.UNMEASURED:
-        return f"chosen{', ' + part if part else ''}; its RTT is inferred, not measured"
+    if case.numbers.source not in {None, Source.MEASURED}:
+        return f"chosen{', ' + part if part else ''}; {_inferred(case.numbers)}"
     return f"chosen: {part}" if part else "chosen"
 
 
@@ -91,7 +94,7 @@ def _planned(case: Case) -> str:
         case Planned.DRAINED:
             return "was drained when the table was made"
         case Planned.UNMEASURED:
-            return "its RTT is inferred, not measured"
+            return _inferred(case.numbers)
         case Planned.PINNED_ELSEWHERE:
             return f"the prefix is pinned to {case.chosen}{_by(case.pin)}"
         case Planned.NOT_WORTH_MOVING:
@@ -106,6 +109,16 @@ def _planned(case: Case) -> str:
     if difference > -0.05:
         return "as fast; ranked behind"
     return f"faster by {-difference:.1f} ms; ranked behind"
+
+
+def _inferred(numbers: Numbers) -> str:
+    like = {
+        Source.WIDER: " from a wider prefix",
+        Source.NETWORK: " from its network",
+        Source.PLACE: " from the map",
+    }
+    origin = like.get(numbers.source, "") if numbers.source is not None else ""
+    return f"its RTT is inferred{origin}, not measured"
 
 
 def _full(case: Case) -> str:

@@ -39,6 +39,18 @@ class Reason(IntEnum):
     """The policy in force prefers another for a reason other than latency."""
 
 
+class Source(IntEnum):
+    """Where an RTT comes from; the later, the less is known."""
+
+    MEASURED = 0
+    WIDER = 1
+    """A wider prefix that was measured."""
+    NETWORK = 2
+    """Other prefixes of the same autonomous system."""
+    PLACE = 3
+    """The distance on the map."""
+
+
 def key(generation: int) -> str:
     """The object that holds the evidence of a generation."""
     return f"evidence/{generation:012d}.arrow"
@@ -67,6 +79,8 @@ class Evidence:
     price_us: NDArray[np.float32]
     """What the POP's scarce capacity cost in this solution, as added RTT."""
     reason: NDArray[np.uint8]
+    source: NDArray[np.uint8]
+    """Of the RTT, a `Source`."""
 
     def rows_of(self, prefix: Prefix) -> NDArray[np.int64]:
         """Rows of the longest prefix here that covers the start of `prefix`, best first."""
@@ -90,6 +104,7 @@ _PAIR = pa.struct(
         ("age_s", pa.float16()),
         ("loss", pa.float16()),
         ("reason", pa.uint8()),
+        ("source", pa.uint8()),
     ]
 )
 _COLUMNS = [

@@ -120,6 +120,7 @@ def make_evidence() -> Evidence:
         loss=column(0, 0.02, 0),
         price_us=column(0, 0, 6_000),
         reason=np.array([Reason.CHOSEN, Reason.SLOWER, Reason.FULL], np.uint8),
+        source=np.zeros(3, np.uint8),
     )
 
 

@@ -14,7 +14,7 @@ from console.explanation import Candidate, Explanation
 from console.published import View
 from popsteer.config import Config, Health, Trust
 from popsteer.errors import ConfigError
-from popsteer.evidence import Reason
+from popsteer.evidence import Reason, Source
 from popsteer.names import Prefix
 from popsteer.orders import Order, OrderKind, Orders
 from popsteer.state import PopState
@@ -241,3 +241,23 @@ def test_it_never_disagrees_with_dns(
         assert abs(answers.count(pop) / 200 - part) < 5 * (0.25 / 200) ** 0.5 + 0.02
         if part == 0:
             assert pop not in answers
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (Source.WIDER, "its RTT is inferred from a wider prefix, not measured"),
+        (Source.NETWORK, "its RTT is inferred from its network, not measured"),
+        (Source.PLACE, "its RTT is inferred from the map, not measured"),
+    ],
+)
+def test_it_says_where_an_inferred_rtt_comes_from(
+    source: Source, words: str, view: View, config: Config, now_ms: int
+) -> None:
+    assert view.evidence is not None
+    reasons, sources = view.evidence.reason.copy(), view.evidence.source.copy()
+    reasons[2], sources[2], sources[0] = Reason.UNMEASURED, source, source
+    changed = replace(view, evidence=replace(view.evidence, reason=reasons, source=sources))
+    told = by_pop(explain("10.0.0.9", None, changed, config, now_ms))
+    assert told["par1"].verdict == words
+    assert told["fra1"].verdict == f"chosen; {words}"

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from aggregator.candidates import candidates
 from aggregator.estimate import Estimates, Estimator
+from aggregator.inference import Surroundings
 from aggregator.merge import RttWindow
 from aggregator.prefixes import Prefixes
 from benchmarks.scene import T0_MS
+from popsteer.evidence import Source
 from popsteer.names import Prefix, prefix_arrays
 
 POPS = 4
@@ -194,11 +196,11 @@ def test_a_prefix_without_its_own_estimate_borrows_that_of_the_wider_one() -> No
     if wide > narrow:
         known.rtt_us[:] = [15_000.0, 20_000.0, 30_000.0]
 
-    found = candidates(known, prefixes, 2)
+    found = candidates(known, prefixes, 2, Surroundings())
 
     at = found.row.tolist().index(narrow)
     assert len(found) == 2
     assert found.pop[at].tolist() == [0, 1]
     assert found.rtt_us[at].tolist() == [15_000.0, 30_000.0]
-    assert found.inferred[at].tolist() == [False, True]
+    assert found.source[at].tolist() == [Source.MEASURED, Source.WIDER]
     assert found.spread_us[at, 1] > 15_000

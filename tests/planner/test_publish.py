@@ -36,6 +36,7 @@ EVIDENCE = Evidence(
     loss=FLOATS,
     price_us=FLOATS,
     reason=np.zeros(1, np.uint8),
+    source=np.zeros(1, np.uint8),
 )
 
 

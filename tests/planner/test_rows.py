@@ -8,6 +8,7 @@ from aggregator.candidates import Candidates, candidates
 from aggregator.compare import Answers, answers, moved, present_shares, rows_of
 from aggregator.estimate import Estimates
 from aggregator.evidence import evidence_of
+from aggregator.inference import Surroundings
 from aggregator.prefixes import Prefixes
 from aggregator.rows import ranked_rows, whole_shares
 from aggregator.solve import NOWHERE, Assignment, Problem, backups
@@ -53,7 +54,7 @@ def test_candidates_are_the_known_pairs_of_a_row_by_cost(seed: int) -> None:
     rng = np.random.default_rng(seed)
     prefixes = some_prefixes(rng, 9)
 
-    found = candidates(some_estimates(rng, len(prefixes)), prefixes, POPS)
+    found = candidates(some_estimates(rng, len(prefixes)), prefixes, POPS, Surroundings())
 
     known = found.known
     assert found.row.tolist() == sorted(set((known.key // POPS).tolist()))
@@ -93,11 +94,11 @@ def test_shares_are_255ths_within_one_of_the_exact_ones(seed: int) -> None:
 def some_problem(
     rng: np.random.Generator, prefixes: Prefixes
 ) -> tuple[Candidates, Problem, Assignment]:
-    found = candidates(some_estimates(rng, len(prefixes)), prefixes, POPS)
+    found = candidates(some_estimates(rng, len(prefixes)), prefixes, POPS, Surroundings())
     n, k = found.pop.shape
     usable = rng.random(POPS) < 0.8
     cost = np.where((found.pop != NOWHERE) & usable[found.pop], found.cost_us, np.inf)
-    demand = rng.uniform(1, 9, n)
+    demand = np.asarray(rng.uniform(1, 9, n))
     problem = Problem(
         found.pop, cost, np.zeros((n, k)), demand, np.full(POPS, demand.sum()), np.zeros((n, k))
     )

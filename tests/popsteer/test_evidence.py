@@ -31,6 +31,7 @@ def _evidence() -> Evidence:
         pop=pop,
         price_us=np.array([0.0, 1_500.0], np.float32)[pop],
         reason=np.array([Reason.CHOSEN, Reason.UNMEASURED, 0, 0, 0], np.uint8),
+        source=np.array([0, 1, 2, 3, 0], np.uint8),
         **columns,
     )
 
@@ -98,6 +99,7 @@ def test_the_bytes_of_many_pairs_are_few() -> None:
         *(rng.lognormal(9, 1, pairs).astype(np.float32) for _ in range(5)),
         np.zeros(pairs, np.float32),
         rng.integers(0, 9, pairs).astype(np.uint8),
+        np.zeros(pairs, np.uint8),
     )
 
     assert len(evidences.encode(many)) < 14 * pairs
