@@ -20,6 +20,9 @@ SHARDS = 2
 class LocalAws(Protocol):
     """Where each service is, and its life."""
 
+    as_real: bool
+    """Whether it limits its shards, and keeps what it has when it is killed, as AWS does."""
+
     def start(self) -> None:
         """Start; what an earlier life stored is there again."""
 
@@ -38,6 +41,7 @@ class EmbeddedAws:
     """`console.localaws` with `--limits`: shards throttle as on AWS."""
 
     folder: Path
+    as_real: bool = True
     process: subprocess.Popen[str] | None = None
     host: str = ""
     port: int = 0

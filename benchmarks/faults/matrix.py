@@ -12,11 +12,13 @@ from typing import Self
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.faults.kinesis_local import chosen as chosen_aws
 from benchmarks.faults.scenarios import FAULTS
 from benchmarks.faults.scene import Fault, Outcome, Scale, play
 from benchmarks.faults.stage import Stage
 from popsteer.errors import ConfigError
 
+WARM_UP = Scale(samples=20_000, offer_s=1.0, outage_s=0.0)
 LONG = Scale(samples=1_000_000, offer_s=12.0, outage_s=20.0)
 
 
@@ -38,16 +40,23 @@ class Matrix:
 
     def play(self, fault: Fault, scale: Scale) -> Outcome:
         """Play one."""
-        self._run += 1
         if self._stage is None or self._stage.broken:
             self._stack.close()
             folder = self._folder / f"stage-{self._run}"
-            self._stage = self._stack.enter_context(Stage(folder, self._seed + self._run))
+            stage = Stage(folder, self._seed + self._run, chosen_aws(folder / "aws"))
+            self._stage = self._stack.enter_context(stage)
+            # So that no fault meets, or is measured with, what is still starting.
+            self._play(FAULTS[0], WARM_UP)
+        return self._play(fault, scale)
+
+    def _play(self, fault: Fault, scale: Scale) -> Outcome:
+        assert self._stage is not None
+        self._run += 1
         return play(self._stage, fault, self._run, scale)
 
 
 def chosen(only: str | None) -> list[Fault]:
-    """The faults whose name contains a text.
+    """The faults whose name contains a text; all without one.
 
     Raises:
         ConfigError: none does.
@@ -83,6 +92,9 @@ def _round(
 ) -> Iterator[Outcome]:
     with Matrix(folder, seed) as matrix:
         for fault in chosen(only):
+            if fault.needs_real and not chosen_aws(folder).as_real:
+                screen.print(f"{fault.name}: not played, this AWS has no limits and no disk")
+                continue
             begun_s = time.monotonic()
             outcome = matrix.play(fault, scale)
             took_s = time.monotonic() - begun_s

@@ -5,7 +5,6 @@ the kernel tells it.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ import msgspec
 from benchmarks.faults.producer import Command, Offer, Offered, Report, Start, Status
 from benchmarks.faults.world import Name, pops
 from popsteer.config import Aws
-from popsteer.errors import SetupError
 
 STOP_S_MAX = 15.0
 BULK_WINDOW_S = 2
@@ -103,7 +101,8 @@ class ProducerProcess:
 
     start: Start
     spill_bytes: int = 0
-    """Where given, the spill's file system holds so much and no more."""
+    """Where given, the spill's file system holds so much and no more; nothing at all, where no
+    file system can be mounted."""
     names: list[Name] = field(default_factory=list)
     """Every batch that it may have sent, of all lives."""
     status: Status | None = None
@@ -115,8 +114,9 @@ class ProducerProcess:
         folder = Path(self.start.folder)
         (folder / "spill").mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.faults.producer"]
-        if self.spill_bytes:
-            command = [*_small_disk(folder / "spill", self.spill_bytes), *command]
+        small = _small_disk(folder / "spill", self.spill_bytes) if self.spill_bytes else []
+        command = [*small, *command]
+        writes = bool(small) or not self.spill_bytes
         with (folder / "lines").open("ab") as lines:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=lines, text=True
@@ -127,7 +127,8 @@ class ProducerProcess:
             target=self._read, args=(self._process.stdout,), daemon=True
         )
         self._reader.start()
-        self._write(msgspec.json.encode(msgspec.structs.replace(self.start, life=life)))
+        start = msgspec.structs.replace(self.start, life=life, writes=writes)
+        self._write(msgspec.json.encode(start))
 
     def tell(self, command: Command) -> None:
         """Have it do something."""
@@ -189,10 +190,15 @@ class ProducerProcess:
 
 
 def _small_disk(folder: Path, size_bytes: int) -> list[str]:
-    """The start of a command that sees a file system of its own, of this size, at `folder`."""
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        raise SetupError("no unshare(1): a full disk cannot be made; install util-linux")
+    """The start of a command that sees a file system of its own, of this size, at `folder`.
+
+    Empty where nobody may mount one.
+    """
     namespaces = ["--mount"] if os.geteuid() == 0 else ["--user", "--map-root-user", "--mount"]
     script = f'mount -t tmpfs -o size={size_bytes} tmpfs "{folder}" && exec "$@"'
-    return [unshare, *namespaces, "sh", "-c", script, "sh"]
+    command = ["unshare", *namespaces, "sh", "-c", script, "sh"]
+    try:
+        tried = subprocess.run([*command, "true"], capture_output=True, check=False)
+    except OSError:
+        return []
+    return [] if tried.returncode else command

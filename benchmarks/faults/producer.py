@@ -5,6 +5,7 @@ told before the batch is offered, so whoever kills this process knows all that i
 """
 
 import asyncio
+import resource
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,8 @@ class Start(msgspec.Struct, frozen=True):
     seed: int
     run: int
     life: int
+    writes: bool = True
+    """False: the disk takes nothing any more, once the sink is open."""
 
 
 class Offer(msgspec.Struct, frozen=True, tag=True):
@@ -84,6 +87,8 @@ class Producer:
     async def run(self) -> None:
         """Offer and report until stdin ends; what is not accepted then stays on disk."""
         sink = open_sink(self._start.aws, Path(self._start.folder), SPILL_BYTES_MAX)
+        if not self._start.writes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         tasks = [
             asyncio.create_task(work)
             for work in (sink.run(), self._offer_all(sink), self._report_all(sink))

@@ -139,6 +139,8 @@ class Fault:
     """Samples a second, where the fault is about that."""
     samples_min: int = 0
     spill_bytes: int = 0
+    needs_real: bool = False
+    """Only an AWS `as_real` can play it."""
 
 
 def play(stage: Stage, fault: Fault, run: int, scale: Scale) -> Outcome:
@@ -153,7 +155,7 @@ def play(stage: Stage, fault: Fault, run: int, scale: Scale) -> Outcome:
         producer.end()
         expected = tally(name for name in scene.sent if not name.step_ms)
         counted = scene.counted()
-        sent = samples(n for n in scene.sent if n.kind is not Kind.DEMAND)
+        sent = samples(scene.sent)
         wrong = expected.wrong(counted)
         return Outcome(fault.name, sent, counted.samples, 0, wrong, float("inf"), str(error))
 
@@ -175,9 +177,9 @@ def _played(scene: Scene, fault: Fault) -> Outcome:
     error = "" if refused == len(bad) else f"{refused} records quarantined instead of {len(bad)}"
     outcome = Outcome(
         fault.name,
-        sent=samples(name for name in scene.sent if name.kind is not Kind.DEMAND),
+        sent=samples(scene.sent),
         counted=counted.samples,
-        quarantined=samples(name for name in bad if name.kind is not Kind.DEMAND),
+        quarantined=samples(bad),
         wrong=expected.wrong(counted),
         recovery_s=recovery_s,
         error=error,

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from benchmarks.faults.local import EmbeddedAws, LocalAws
+from benchmarks.faults.local import LocalAws
 from benchmarks.faults.processes import ProducerProcess, Worker
 from benchmarks.faults.producer import Start
 from benchmarks.faults.proxy import Proxy, Service
@@ -37,11 +37,11 @@ class NotMetError(PopsteerError):
 class Stage:
     """Use as a context; `workers` holds the living ones by id."""
 
-    def __init__(self, folder: Path, seed: int, aws: LocalAws | None = None) -> None:
+    def __init__(self, folder: Path, seed: int, local: LocalAws) -> None:
         self.folder = folder
         self.seed = seed
         self.rng = random.Random(seed)
-        self.local: LocalAws = aws or EmbeddedAws(folder / "aws")
+        self.local = local
         self.proxy = Proxy(self.local.address)
         self.workers: dict[str, Worker] = {}
         self.producers: list[ProducerProcess] = []

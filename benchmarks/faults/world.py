@@ -91,8 +91,8 @@ def batch(name: Name, sequence: int = 0) -> Batch:
 
 
 def samples(names: Iterable[Name]) -> int:
-    """Rows of these batches."""
-    return sum(ROWS_OF[name.kind] for name in names)
+    """Samples of RTT and signals in these batches; demand is told by its queries."""
+    return sum(ROWS_OF[name.kind] for name in names if name.kind is not Kind.DEMAND)
 
 
 class Tally:

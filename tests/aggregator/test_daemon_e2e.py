@@ -1,4 +1,8 @@
-"""The aggregator as people run it: the real MultiLangDaemon over the embedded AWS."""
+"""The aggregator as people run it: the real MultiLangDaemon over a local AWS.
+
+`POPSTEER_TEST_AWS=kinesis-local` runs it over kinesis-local and DynamoDB Local instead of the
+embedded one, where Node, Java and the packages are at hand.
+"""
 
 import os
 import signal
@@ -16,8 +20,11 @@ import numpy as np
 import pytest
 
 from aggregator.partials import Partial, RttPartial, SignalPartial, decode, kind_prefix
+from benchmarks.faults.kinesis_local import chosen
+from benchmarks.faults.proxy import Proxy
 from popsteer.aws import kinesis
 from popsteer.config import Aws
+from popsteer.errors import SetupError
 from popsteer.names import SourceId
 from popsteer.samples import (
     BULK_STREAM,
@@ -36,7 +43,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-READY = "ready "
 STOP_S_MAX = 12.0
 
 
@@ -160,22 +166,16 @@ def wait_for(what: Callable[[], Any], why: str, timeout_s: float = 90) -> None:
 
 @pytest.fixture
 def aggregator(tmp_path: Path) -> Iterator[Aggregator]:
-    with (tmp_path / "aws-lines").open("w") as lines:
-        aws = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "console.localaws", "--listen", "127.0.0.1:0"),
-                *("--data", str(tmp_path / "aws")),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=lines,
-            text=True,
-        )
-    assert aws.stdout is not None
-    with aws, aws.stdout:
-        line = aws.stdout.readline()
-        assert line.startswith(READY), (tmp_path / "aws-lines").read_text()
-        yield Aggregator(tmp_path, Aws(endpoint=line.removeprefix(READY).strip()))
-        aws.terminate()
+    try:
+        local = chosen(tmp_path / "aws")
+    except SetupError as reason:
+        pytest.skip(str(reason))
+    local.start()
+    try:
+        with Proxy(local.address) as proxy:
+            yield Aggregator(tmp_path, Aws(endpoint=proxy.endpoint))
+    finally:
+        local.stop()
 
 
 def test_every_sample_counts_once_through_a_kill_in_mid_window(aggregator: Aggregator) -> None:
