@@ -114,6 +114,7 @@ class ShardProcessor(RecordProcessorBase):  # type: ignore[misc]
             cuts += self._fold.tick(now_ms())
         self._settle(cuts, process_records_input.checkpointer)
         self._tell_refusals()
+        self._tell_losses()
         self._tell_progress(behind_ms)
 
     @or_exit
@@ -158,6 +159,7 @@ class ShardProcessor(RecordProcessorBase):  # type: ignore[misc]
             duplicates=origin.duplicates,
             quarantined=origin.quarantined,
             age_ms=now_ms() - origin.window_start_ms,
+            newest_ms=max((mark.newest_ms for mark in origin.marks.values()), default=-1),
         )
 
     def _create(self, key: str, body: bytes) -> bool:
@@ -213,6 +215,11 @@ class ShardProcessor(RecordProcessorBase):  # type: ignore[misc]
                     detail=refusal.detail,
                 )
         self._fold.refusals.clear()
+
+    def _tell_losses(self) -> None:
+        for loss in self._fold.losses:
+            self._tell("lost", source=loss.source, records=loss.records)
+        self._fold.losses.clear()
 
     def _tell_progress(self, behind_ms: int) -> None:
         now = now_ms()

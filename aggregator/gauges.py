@@ -25,9 +25,11 @@ class Gauges:
         self._duplicates = counter("duplicates", "Records dropped as seen before", "stream")
         self._refused = counter("quarantined", "Records refused", "stream", "reason")
         self._conflicts = counter("conflicts", "Same key, other bytes: a bug", "stream")
+        self._lost = counter("lost", "Records that never came, by sequence", "stream", "source")
         self._crashes = counter("crashes", "Record processors that ended themselves", "stream")
         self._behind = gauge("behind_seconds", "How far reading is behind the stream's end")
         self._watermark = gauge("watermark_seconds", "Start of the newest written window, epoch")
+        self._newest = gauge("newest_sample_seconds", "Time of the newest sample written, epoch")
         self._age = gauge("age_seconds", "Age of the oldest record of a window when written")
 
     def observe(self, line: Line) -> None:
@@ -44,14 +46,18 @@ class Gauges:
                 for reason, count in fields["quarantined"].items():
                     self._refused.labels(stream, reason).inc(count)
                 self._watermark.labels(stream, shard).set(fields["window_ms"] / 1000)
+                self._newest.labels(stream, shard).set(fields["newest_ms"] / 1000)
                 self._age.labels(stream, shard).set(fields["age_ms"] / 1000)
+            case "lost":
+                # A source has a series of its own once it has lost something: rarely any.
+                self._lost.labels(stream, fields["source"]).inc(fields["records"])
             case "conflict":
                 self._conflicts.labels(stream).inc()
             case "crashed":
                 self._crashes.labels(stream).inc()
             case "lease_lost" | "ended":
                 # The shard is another worker's now, or nobody's: its last value would look stale.
-                for known in (self._behind, self._watermark, self._age):
+                for known in (self._behind, self._watermark, self._newest, self._age):
                     known.remove(stream, shard)
             case _:
                 pass

@@ -65,6 +65,7 @@ LEVELS = {
     "cut": "debug",
     "crashed": "error",
     "conflict": "error",
+    "lost": "error",
     "write_failed": "warning",
     "checkpoint_failed": "warning",
     "quarantined": "warning",

@@ -11,6 +11,9 @@ from typing import Any
 
 GAPS_MAX = 64
 """Gaps kept per source. A source that leaves more open loses the right to fill the oldest."""
+RESTART_RECORDS = 100_000
+"""A gap wider than this is no loss but a source that began anew: its numbers then go on from the
+wall clock in microseconds (`popsteer.lanes`), far ahead of any number it could have reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,12 @@ class Mark:
         if sequence > self.highest:
             return False
         return not any(low <= sequence <= high for low, high in self.gaps)
+
+    @property
+    def missing(self) -> int:
+        """Records that were numbered after the first one seen, and were not seen."""
+        sizes = (high - low + 1 for low, high in self.gaps if low > 0)
+        return sum(size for size in sizes if size <= RESTART_RECORDS)
 
     def add(self, sequence: int, arrival_ms: int) -> "Mark":
         """The mark after this number, which must not have been seen."""

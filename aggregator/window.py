@@ -13,6 +13,7 @@ is cut by the clock. What makes it exact:
 It owns the open cut and the marks of all sources. It never writes and never reads a clock.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from aggregator.fold import fold
@@ -33,6 +34,8 @@ SAMPLES_MAX = 2_000_000
 (1 MB/s) stays below it."""
 MARK_AGE_MS_MAX = 48 * HOUR_MS
 """A source idle for longer is forgotten: retries come within minutes, Kinesis keeps a day."""
+SOURCE_SAMPLES_MAX = 1_000_000
+"""What one source may add to a cut, so that a broken or hostile one cannot crowd out the rest."""
 MARKS_MAX = 20_000
 """Sources remembered; the longest idle ones go first."""
 
@@ -95,6 +98,8 @@ class _Open:
     samples: int = 0
     duplicates: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
+    by_source: Counter[str] = field(default_factory=Counter)
+    """Samples accepted of each source."""
     batches: list[Batch] = field(default_factory=list)
 
 
@@ -106,6 +111,14 @@ class Refusal:
     detail: str
     source: str
     """Empty where the record does not even tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Records of a source that did not come within a whole cut after the ones behind them."""
+
+    source: str
+    records: int
 
 
 class ShardFold:
@@ -122,6 +135,11 @@ class ShardFold:
         self._known: tuple[str, ...] = ()
         self.refusals: list[Refusal] = []
         """Quarantined since the caller last cleared the list."""
+        self._missing = _missing(self._marks)
+        self._lost = dict(self._missing)
+        """Of `_missing`, what was reported as lost."""
+        self.losses: list[Loss] = []
+        """Found since the caller last cleared the list."""
 
     def take(self, record: Record) -> list[Cut]:
         """Account for a record; gives the cuts that it closes. A record seen before is nothing."""
@@ -175,11 +193,14 @@ class ShardFold:
             mark = mark.add(batch.header.sequence, record.arrival_ms)
             self._marks[source] = mark
             newest_ms = self._check(batch, record.arrival_ms, mark)
+            if cut.by_source[source] + rows(batch) > SOURCE_SAMPLES_MAX:
+                raise RecordError("cap", f"over {SOURCE_SAMPLES_MAX} samples in one window")
         except RecordError as error:
             cut.quarantined[error.reason] = cut.quarantined.get(error.reason, 0) + 1
             self.refusals.append(Refusal(error.reason, str(error), source))
             return
         self._marks[source] = mark.told(newest_ms)
+        cut.by_source[source] += rows(batch)
         cut.samples += rows(batch)
         cut.batches.append(batch)
 
@@ -202,6 +223,7 @@ class ShardFold:
         rules = self._rules
         window_ms = max(cut.arrival_window_ms, self._newest_window_ms)
         self._forget(cut.arrival_window_ms)
+        self._find_losses()
         origin = Origin(
             stream=rules.stream,
             shard=rules.shard,
@@ -223,6 +245,21 @@ class ShardFold:
         self._previous = (origin.key(rules.kinds[0]),)
         return Cut(origin, tuple(fold(kind, cut.batches, origin) for kind in rules.kinds))
 
+    def _find_losses(self) -> None:
+        """What was missing at the last cut and still is will hardly come: a retry takes seconds.
+
+        Should it come all the same (from a disk), it counts, and was reported too early.
+        """
+        missing = _missing(self._marks)
+        for source, count in missing.items():
+            known = min(self._lost.get(source, 0), count)
+            lost = min(self._missing.get(source, 0), count)
+            if lost > known:
+                self.losses.append(Loss(source, lost - known))
+            self._lost[source] = max(lost, known)
+        self._missing = missing
+        self._lost = {source: self._lost[source] for source in missing}
+
     def _forget(self, now_ms: int) -> None:
         """Bound the marks, by nothing but what the shard itself says."""
         oldest_ms = now_ms - MARK_AGE_MS_MAX
@@ -231,6 +268,10 @@ class ShardFold:
             newest = sorted(kept, key=lambda s: (kept[s].arrival_ms, s))[-MARKS_MAX:]
             kept = {s: kept[s] for s in newest}
         self._marks = kept
+
+
+def _missing(marks: dict[str, Mark]) -> dict[str, int]:
+    return {source: mark.missing for source, mark in marks.items() if mark.missing}
 
 
 def _check_clock(oldest_ms: int, newest_ms: int, arrival_ms: int, mark: Mark) -> None:

@@ -54,7 +54,11 @@ def test_cuts_and_progress_are_counted() -> None:
     shard = {"stream": "bulk", "shard": "s1"}
     cut = {"records": 3, "samples": 9, "duplicates": 1, "quarantined": {"clock": 2}}
 
-    gauges.observe(Line("cut", fields={**shard, **cut, "window_ms": 5_000, "age_ms": 11_000}))
+    gauges.observe(
+        Line(
+            "cut", fields={**shard, **cut, "window_ms": 5_000, "age_ms": 11_000, "newest_ms": 4_900}
+        )
+    )
     gauges.observe(Line("progress", fields={**shard, "behind_ms": 1_500}))
 
     def value(name: str, **labels: str) -> float | None:
