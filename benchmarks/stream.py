@@ -8,12 +8,13 @@ record bytes to a partial's rows, beside a consumer that reads one JSON document
 import contextlib
 import json
 import math
+import os
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from aggregator.merge import rtt_windows
 from aggregator.partials import Partial, RttPartial, decode, kind_prefix, window_of_key
 from aggregator.prefixes import Prefixes
 from aggregator.settings import BULK_KINDS
-from aggregator.window import Record, Resume, Rules, ShardFold
+from aggregator.window import Cut, Record, Resume, Rules, ShardFold
 from benchmarks.figure import Figure
 from benchmarks.loop import descendants, memory_mb
 from benchmarks.stream_world import POPS, PREFIXES, ROWS, Templates, now_ms, pops
@@ -35,7 +36,7 @@ from popsteer.samples import BULK_STREAM, Kind
 from popsteer.samples import decode as decode_record
 from popsteer.store import s3_store
 
-FOLD_RECORDS, BASELINE_RECORDS, TEMPLATES = 800, 40, 850
+FOLD_RECORDS, FOLDS, BASELINE_RECORDS, TEMPLATES = 600, 4, 40, 850
 CALL_RECORDS = 100
 """Two megabytes a call."""
 WINDOW_MS, GRACE_MS = 10_000, 500
@@ -54,11 +55,12 @@ def _fold(seed: int) -> list[Figure]:
     at_ms = now_ms() // WINDOW_MS * WINDOW_MS + 2_000
     bodies = [templates.take(at_ms)[1] for _ in range(FOLD_RECORDS)]
     rules = Rules(BULK_STREAM, "shard", BULK_KINDS, WINDOW_MS, GRACE_MS, frozenset(pops()))
-    shard = ShardFold(rules, Resume())
+    # A record processor runs for weeks: what is measured is not its first cut, which compiles.
+    _fold_once(rules, bodies, at_ms)
     begun_s = time.process_time()
-    cuts = [c for n, body in enumerate(bodies) for c in shard.take(Record(n, at_ms, body))]
-    cuts += shard.finish()
-    fold_s = time.process_time() - begun_s
+    for _ in range(FOLDS):
+        cuts = _fold_once(rules, bodies, at_ms)
+    fold_s = (time.process_time() - begun_s) / FOLDS
     partials = [p for cut in cuts for p in cut.partials if isinstance(p, RttPartial)]
     counted = sum(int(p.count.sum()) for p in partials)
     return [
@@ -67,6 +69,12 @@ def _fold(seed: int) -> list[Figure]:
         Figure("samples that the fold lost", abs(counted - FOLD_RECORDS * ROWS), 0, ""),
         *_merge(partials),
     ]
+
+
+def _fold_once(rules: Rules, bodies: list[bytes], at_ms: int) -> list[Cut]:
+    shard = ShardFold(rules, Resume())
+    cuts = [c for n, body in enumerate(bodies) for c in shard.take(Record(n, at_ms, body))]
+    return [*cuts, *shard.finish()]
 
 
 def _baseline(bodies: list[bytes]) -> float:
@@ -131,7 +139,7 @@ def _end_to_end(folder: Path, samples_per_s: float, seconds: float, seed: int) -
         # Until the daemon reads: its start is not what is measured here.
         _send(aws, templates, samples_per_s, 0.0)
         _settle(watch, templates.samples)
-        before = templates.samples
+        before, used_s = templates.samples, cpu_s((aws_pid, aggregator_pid))
         sent_s = _send(aws, templates, samples_per_s, seconds)
         sent = templates.samples - before
         pids = [pid for top in (aws_pid, aggregator_pid) for pid in (top, *descendants(top))]
@@ -139,11 +147,18 @@ def _end_to_end(folder: Path, samples_per_s: float, seconds: float, seed: int) -
         begun_s = time.monotonic()
         missing = _settle(watch, templates.samples)
         settled_s = time.monotonic() - begun_s
+        used_after_s = cpu_s((aws_pid, aggregator_pid))
         watch.end()
         found = watch.partials()
     wrong = int(np.abs(_counted(found) - templates.counts()).sum())
     return [
         Figure("end to end", sent / sent_s / 1e6, samples_per_s / 1e6 * 0.98, "M samples/s", True),
+        *[
+            Figure(
+                f"CPU of {role}", (after - used_s[role]) / sent * 1e6, math.inf, "s per M samples"
+            )
+            for role, after in sorted(used_after_s.items())
+        ],
         Figure("samples not in partials in time", missing, 0, ""),
         Figure("samples counted wrong, by (prefix, POP)", wrong, 0, ""),
         Figure("last record to its partial", settled_s, 15, "s"),
@@ -204,6 +219,26 @@ def _age_s(watch: Watch, found: list[tuple[str, Partial]]) -> float:
         if total >= below:
             return age_ms / 1_000
     return math.inf
+
+
+ROLES = {
+    "console.localaws": "the embedded AWS",
+    "MultiLangDaemon": "the JVMs of the KCL",
+    "aggregator.child": "the record processors",
+    "aggregate": "their supervisor",
+}
+"""What a process is, by a word of its command line; the first that fits."""
+
+
+def cpu_s(tops: Sequence[int]) -> dict[str, float]:
+    """CPU seconds that these processes and those below them have used, by role."""
+    used: dict[str, float] = defaultdict(float)
+    for pid in (pid for top in tops for pid in (top, *descendants(top))):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        role = next((role for word, role in ROLES.items() if word in words), "others")
+        used[role] += (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+    return used
 
 
 @contextlib.contextmanager
