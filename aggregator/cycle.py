@@ -16,6 +16,7 @@ from aggregator.compare import Answers, answers, load_bps, present_shares
 from aggregator.control import Fleet
 from aggregator.estimate import Estimates
 from aggregator.evidence import evidence_of
+from aggregator.explore import wanted_pairs
 from aggregator.inference import Surroundings
 from aggregator.policy import POLICIES
 from aggregator.prefixes import Prefixes
@@ -26,6 +27,7 @@ from popsteer.clock import SECOND_MS
 from popsteer.evidence import Evidence, Reason, Source
 from popsteer.names import IPV6_BIT, Prefix
 from popsteer.table import Table, TableMeta, build
+from popsteer.wanted import Wanted
 
 MOVED_FOR_GAIN_MAX = 0.15
 """Share of demand that one table may move for gain alone."""
@@ -135,6 +137,18 @@ def evidence(inputs: Inputs, outcome: Outcome) -> Evidence:
         outcome.assignment,
         outcome.demand_bps,
         _reasons(inputs, outcome.considered, outcome.problem, outcome.assignment),
+    )
+
+
+def wanted(inputs: Inputs, outcome: Outcome) -> Wanted:
+    """What to measure more often, so that the next decisions are better."""
+    return wanted_pairs(
+        outcome.considered,
+        outcome.problem,
+        outcome.assignment,
+        inputs.prefixes,
+        inputs.fleet.pops,
+        inputs.now_ms,
     )
 
 

@@ -396,6 +396,7 @@ class Planner:
         # The table is in force; now there is time to say why.
         evidence = cycle.evidence(inputs, outcome)
         self.publisher.witness(replace(evidence, generation=published.meta.generation))
+        self.publisher.want(cycle.wanted(inputs, outcome))
 
     def _refuse(self, outcome: cycle.Outcome, verdict: Verdict, estimates: Estimates) -> None:
         self.refused = f"{verdict.rule}: {verdict.reason}"

@@ -14,6 +14,7 @@ from popsteer import evidence as evidence_format
 from popsteer import overview as overview_format
 from popsteer import state as state_format
 from popsteer import table as table_format
+from popsteer import wanted as wanted_format
 from popsteer.errors import ConflictError, TableError, TrustError
 from popsteer.evidence import Evidence
 from popsteer.overview import Overview
@@ -23,6 +24,7 @@ from popsteer.store import ObjectStore, Stored
 from popsteer.table import CURRENT_KEY, Pointer, Table
 from popsteer.table import key as table_key
 from popsteer.telemetry import logger
+from popsteer.wanted import Wanted
 
 TABLES_KEPT = 200
 EVIDENCE_KEPT = 50
@@ -69,6 +71,7 @@ class Publisher:
         self._state_etag = ""
         self._state_generation = 0
         self._overview_etag = ""
+        self._wanted_etag = ""
         self.in_force: InForce | None = None
 
     def refresh(self) -> bool:
@@ -128,6 +131,14 @@ class Publisher:
         self._store.create(
             evidence_format.key(evidence.generation), evidence_format.encode(evidence)
         )
+
+    def want(self, wanted: Wanted) -> None:
+        """Write the measurement plan; of two planners the later word stands."""
+        body = wanted_format.encode(wanted)
+        try:
+            self._wanted_etag = self._store.swap(wanted_format.KEY, body, self._wanted_etag)
+        except ConflictError:
+            self._wanted_etag = self._replace(wanted_format.KEY, body)
 
     def _point(self, table: Table, body: bytes) -> Table | None:
         pointer = Pointer(

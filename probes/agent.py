@@ -20,11 +20,13 @@ from popsteer.errors import ConfigError, PopsteerError
 from popsteer.names import SourceId
 from popsteer.samples import Batch, Method
 from popsteer.sink import Sink, open_sink
+from popsteer.store import s3_store
 from probes.methods.icmp import check_permission
 from probes.metrics import export
 from probes.replay import Replay
 from probes.rounds import Rounds
 from probes.signals import Signals
+from probes.wanted import Follower
 
 FOLDER = "probe"
 """Under the data folder: spill and sequences, of one agent alone."""
@@ -39,6 +41,20 @@ class Source(Protocol):
 
     async def run(self) -> None:
         """Until cancelled; then offers what it still holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guided:
+    """Rounds that follow the measurement plan."""
+
+    rounds: Rounds
+    follower: Follower
+
+    async def run(self) -> None:
+        """Until cancelled; then the rounds offer what they still hold."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.follower.run())
+            await self.rounds.run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +135,8 @@ def network_plan(config: Config) -> Plan:
     lane = SourceId(f"{own.id}.rtt")
 
     def rounds(offer: Offer) -> Source:
-        return Rounds(wanted, probe, lane, offer, np.random.default_rng())
+        measuring = Rounds(wanted, probe, lane, offer, np.random.default_rng())
+        return Guided(measuring, Follower(s3_store(config.aws), own.id, wanted, measuring.want))
 
     return Plan(own.id, (own,), rounds)
 

@@ -30,12 +30,21 @@ class Schedule:
     ) -> None:
         self._count = count
         self._rng = rng
-        self.interval_s = max(interval_s, count / rate_max_per_s)
+        self._wanted_s = interval_s
+        self.interval_s = interval_s
         """Length of a round; longer than wanted where the rate would be too high."""
         self._phase = rng.permutation(count) / max(count, 1)
         self._start_s = start_s
         self._sent = 0
+        self.bound(rate_max_per_s)
         self._order = self._shuffled()
+
+    def bound(self, rate_max_per_s: float) -> None:
+        """Keep to another rate from the next target on."""
+        before_s = self.next_s()
+        self.interval_s = max(self._wanted_s, self._count / rate_max_per_s)
+        if self._count:
+            self._start_s = before_s - self._sent * self._spacing_s()
 
     def _shuffled(self) -> NDArray[np.int64]:
         strayed = self._phase + self._rng.uniform(-STRAY, STRAY, self._count)

@@ -24,7 +24,8 @@ locals {
   statements = {
     probe = [
       { Effect = "Allow", Action = local.put_records, Resource = values(local.streams_arn) },
-      local.encrypt,
+      { Effect = "Allow", Action = ["s3:GetObject"], Resource = ["${local.objects}/plan/*"] },
+      local.list_bucket, local.encrypt, local.decrypt,
     ]
     aggregate = [
       { Effect = "Allow", Action = local.get_records, Resource = values(local.streams_arn) },
@@ -50,12 +51,12 @@ locals {
       {
         Effect   = "Allow"
         Action   = ["s3:GetObject"]
-        Resource = [for name in ["partials", "tables", "state", "evidence", "orders"] : "${local.objects}/${name}/*"]
+        Resource = [for name in ["partials", "tables", "state", "evidence", "orders", "plan"] : "${local.objects}/${name}/*"]
       },
       {
         Effect   = "Allow"
         Action   = ["s3:PutObject"]
-        Resource = [for name in ["tables", "state", "evidence"] : "${local.objects}/${name}/*"]
+        Resource = [for name in ["tables", "state", "evidence", "plan"] : "${local.objects}/${name}/*"]
       },
       {
         Effect   = "Allow"
