@@ -1,48 +1,224 @@
-"""The optimum policy: prices first, then the greedy at priced costs.
+"""The optimum policy: the least demand-weighted cost under the capacities of POPs and links.
 
-The prices make every prefix see what a place at a POP costs the others, so that the greedy, which
-looks at one prefix at a time, ends within a small gap of the linear programme's optimum. It keeps
-all its promises: capacities, stickiness, bounded moves, overflow spread alike.
+Small problems are solved exactly, large ones by prices and rounding (`aggregator.prices`); heavy
+prefixes are then cut into pieces, which become the shares of a weighted answer. What moving costs
+is part of the cost. What does not fit overflows at a convex cost, so that an overload is spread.
+Moves for gain are bounded; those of least gain are taken back first.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.prices import Market, bound, clear
-from aggregator.solve import Assignment, Problem, greedy
+from aggregator import exact
+from aggregator.kernel import kernel
+from aggregator.market import DEAR_US, F32, F64, Crew, Ints, Market, crew, resource_numbers
+from aggregator.newton import overflow_cost, paid, supply
+from aggregator.prices import clear, seek
+from aggregator.rounding import choose
+from aggregator.solve import NOWHERE, Assignment, Problem, piece_counts
 
-CELLS_MAX = 40_000_000
-"""Prefixes times POPs that prices are sought for; beyond it the plain greedy has to do."""
+EXACT_ROWS_MAX = 20_000
+"""Larger problems are not solved exactly: prices and rounding are faster there and as good."""
+REVERT_PASSES_MAX = 4
+DEMAND_MIN = 1e-9
+"""Of the mean demand: what a prefix counts for that nobody asked for."""
 
-F64 = NDArray[np.float64]
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """A problem as a market: the rows are parts of prefixes that are at one POP now."""
+
+    market: Market
+    row: Ints
+    """[m], the prefix of each part."""
+    present: Ints
+    """[m], the candidate that it has now; NOWHERE is new."""
+    part: F64
+    """[m], its share of the prefix."""
 
 
 def optimum(problem: Problem) -> Assignment:
-    """Near the least demand-weighted cost, with the prices and the lower bound that show it."""
-    n, p = len(problem.demand_bps), len(problem.capacity_bps)
-    usable = np.isfinite(problem.cost_us.min(axis=1, initial=np.inf)) & (problem.demand_bps > 0)
-    if n * p > CELLS_MAX or not usable.any():
-        return greedy(problem)
-    elsewhere = np.where(problem.present.sum(axis=1, keepdims=True) > 0, 1 - problem.present, 0.0)
-    sticky: F64 = problem.cost_us + problem.move_us * elsewhere
-    price = clear(_market(problem, sticky, usable), problem.warm_us)
-    priced = greedy(replace(problem, cost_us=problem.cost_us + price[problem.pop]))
-    # Prices leave a little room at dear POPs, as pieces are not infinitely small: fill it.
-    solved = greedy(
-        replace(
-            problem, cost_us=sticky, move_us=np.zeros_like(problem.move_us), present=priced.share
-        )
+    """The least cost, exact or near it, with the prices and the lower bound that show it."""
+    usable = np.isfinite(problem.cost_us.min(axis=1, initial=np.inf))
+    p = len(problem.capacity_bps)
+    if not usable.any():
+        nothing = np.zeros(problem.cost_us.shape)
+        return Assignment(nothing, np.zeros(p), np.zeros(p), np.nan)
+    capacity = _capacity(problem)
+    with crew() as workers:
+        offer, share, price = _solve(problem, usable, capacity, workers)
+        share = _with_few_moves(problem, offer, share, price)
+        least = _least(problem, usable, capacity, price, workers)
+    n, k = problem.cost_us.shape
+    where = offer.row[:, None] * k + np.arange(k)
+    part = (share * offer.part[:, None]).ravel()
+    whole = np.asarray(np.bincount(where.ravel(), part, n * k), np.float64).reshape(n, k)
+    load = _load(offer.market, share)
+    bound = least - overflow_cost(capacity, load)
+    return Assignment(
+        whole,
+        load[:p],
+        price[:p],
+        bound / float(offer.market.demand.sum(dtype=np.float64)),
+        price[p:-1],
     )
-    total = float(problem.demand_bps[usable].sum())
-    least = bound(_market(problem, problem.cost_us, usable), price) / total
-    return replace(solved, price_us=price, bound_us=least)
 
 
-def _market(problem: Problem, cost_us: F64, usable: NDArray[np.bool_]) -> Market:
-    """The problem over all POPs; candidates that a row does not have cannot be had."""
-    line, column = np.nonzero(np.isfinite(cost_us) & usable[:, None])
-    dense = np.full((len(cost_us), len(problem.capacity_bps)), np.inf)
-    dense[line, problem.pop[line, column]] = cost_us[line, column]
-    return Market(dense[usable], problem.demand_bps[usable], problem.capacity_bps)
+def _capacity(problem: Problem) -> F64:
+    """[p + l + 1]: POPs, links, and what candidates without a link use."""
+    links = np.zeros(0) if problem.link_bps is None else problem.link_bps
+    return np.concatenate([problem.capacity_bps, links, [np.inf]])
+
+
+def _solve(
+    problem: Problem, usable: NDArray[np.bool_], capacity: F64, workers: Crew
+) -> tuple[_Offer, F64, F64]:
+    """The offer, [m, k] the shares of its rows, and the prices."""
+    warm = _warm(problem, capacity)
+    if np.count_nonzero(usable) <= EXACT_ROWS_MAX:
+        offer = _offer(problem, usable, capacity, cut=False)
+        price, _ = seek(offer.market, workers, warm)
+        solved = exact.solve(offer.market, price)
+        if solved is not None:
+            return offer, solved.share, solved.price_us
+        warm = price
+    offer = _offer(problem, usable, capacity, cut=True)
+    cleared = clear(offer.market, workers, warm)
+    share = np.zeros(offer.market.cost_us.shape)
+    share[np.arange(len(share)), cleared.at] = 1.0
+    return offer, share, cleared.price_us
+
+
+def _warm(problem: Problem, capacity: F64) -> F64 | None:
+    if problem.warm_us is None:
+        return None
+    links = len(capacity) - 1 - len(problem.capacity_bps)
+    known = np.zeros(links) if problem.warm_link_us is None else problem.warm_link_us
+    return np.concatenate([problem.warm_us, known, [0.0]])
+
+
+def _offer(problem: Problem, usable: NDArray[np.bool_], capacity: F64, *, cut: bool) -> _Offer:
+    """One row for each POP that a prefix is at; cut also into pieces that are not too large."""
+    row, present, part = _parts(problem, usable)
+    if cut:
+        count = np.maximum(np.ceil(piece_counts(problem)[row] * part - 1e-9), 1).astype(np.int64)
+        row, present, part = (np.repeat(x, count) for x in (row, present, part / count))
+    k = problem.cost_us.shape[1]
+    stays = (present == NOWHERE)[:, None] | (present[:, None] == np.arange(k))
+    cost = problem.cost_us[row] + np.where(stays, 0.0, problem.move_us[row])
+    demand = _demand(problem)[row] * part
+    return _Offer(_market(problem, row, cost, demand, capacity), row, present, part)
+
+
+def _parts(problem: Problem, usable: NDArray[np.bool_]) -> tuple[Ints, Ints, F64]:
+    """Prefix, present candidate and share of each part; what is nowhere yet is a part, too."""
+    row, present = np.nonzero((problem.present > 0) & usable[:, None])
+    rest = 1 - problem.present.sum(axis=1)
+    new = np.flatnonzero(usable & (rest > 1e-6))
+    rows = np.concatenate([row, new])
+    columns = np.concatenate([present, np.full(len(new), NOWHERE)])
+    part = np.concatenate([problem.present[row, present], rest[new]])
+    order = np.argsort(rows, kind="stable")
+    whole = np.bincount(rows, part, len(usable))
+    return rows[order], columns[order], (part / whole[rows])[order]
+
+
+def _demand(problem: Problem) -> F64:
+    mean = float(problem.demand_bps.mean()) or 1.0
+    return np.maximum(problem.demand_bps, DEMAND_MIN * mean)
+
+
+def _market(problem: Problem, row: Ints, cost: F64, demand: F64, capacity: F64) -> Market:
+    nothing = len(capacity) - 1
+    pop = np.maximum(problem.pop, 0)
+    link = np.full(pop.shape, nothing)
+    if problem.link is not None:
+        first = len(problem.capacity_bps)
+        link = np.where(problem.link >= 0, first + problem.link, nothing)
+    pops, links = (resource_numbers(number[row], len(capacity)) for number in (pop, link))
+    dear: F32 = np.minimum(cost, float(DEAR_US)).astype(np.float32)
+    return Market(dear, pops, links, demand.astype(np.float32), capacity)
+
+
+def _least(
+    problem: Problem, usable: NDArray[np.bool_], capacity: F64, price: F64, workers: Crew
+) -> float:
+    """The dual value without what moving costs: the bound holds for those who may move freely."""
+    row = np.flatnonzero(usable)
+    market = _market(problem, row, problem.cost_us[row], _demand(problem)[row], capacity)
+    return choose(market, price, 1.0, workers).value - paid(capacity, price)
+
+
+def _load(market: Market, share: F64) -> F64:
+    """[r]."""
+    r = len(market.capacity)
+    amount = (share * market.demand[:, None]).ravel()
+    load = np.bincount(market.pop.ravel(), amount, r)
+    return np.asarray(load + np.bincount(market.link.ravel(), amount, r), np.float64)
+
+
+def _with_few_moves(problem: Problem, offer: _Offer, share: F64, price: F64) -> F64:
+    """The shares after taking back moves for gain beyond the bound, those of least gain first.
+
+    What has to leave a POP or link that is too full moves for need, not for gain.
+    """
+    market = offer.market
+    mine = np.maximum(offer.present, 0)
+    line = np.arange(len(mine))
+    able = (offer.present != NOWHERE) & (market.cost_us[line, mine] < DEAR_US)
+    moved = np.where(able, market.demand * (1 - share[line, mine]), 0.0)
+    before = np.zeros(share.shape)
+    before[line[able], mine[able]] = 1.0
+    need = float(np.maximum(_load(market, before) - market.capacity, 0.0).sum())
+    allowed = need + problem.move_share_max * float(market.demand.sum(dtype=np.float64))
+    excess = float(moved.sum()) - allowed
+    if excess <= 0:
+        return share
+    priced = market.cost_us + (price[market.pop] + price[market.link])
+    gain = priced[line, mine] - (priced * share).sum(axis=1)
+    movers = np.flatnonzero(moved > 0)
+    order = movers[np.argsort(gain[movers], kind="stable")]
+    share, load = share.copy(), _load(market, share)
+    arrays = (market.pop, market.link, market.demand)
+    room = supply(market.capacity, price)
+    for _ in range(REVERT_PASSES_MAX):
+        left = _take_back(arrays, order, offer.present, room, share, load, excess)
+        if left <= 0 or left == excess:
+            break
+        excess = left
+    return share
+
+
+@kernel
+def _take_back(
+    market: tuple[Ints, Ints, F32],
+    order: Ints,
+    present: Ints,
+    room: F64,
+    share: F64,
+    load: F64,
+    excess: float,
+) -> float:
+    """Return rows to where they are, where there is room; gives what is still moved too much."""
+    pop, link, demand = market
+    for i in order:
+        if excess <= 0:
+            break
+        here = present[i]
+        back = demand[i] * (1 - share[i, here])
+        if back <= 0:
+            continue
+        p, q = pop[i, here], link[i, here]
+        if load[p] + back > room[p] or load[q] + back > room[q]:
+            continue
+        for c in range(pop.shape[1]):
+            load[pop[i, c]] -= demand[i] * share[i, c]
+            load[link[i, c]] -= demand[i] * share[i, c]
+            share[i, c] = 0.0
+        share[i, here] = 1.0
+        load[p] += demand[i]
+        load[q] += demand[i]
+        excess -= back
+    return excess

@@ -1,120 +1,122 @@
-"""Prices of scarce capacity: the dual of the assignment problem, by a smoothed Newton method.
+"""Clear a market: prices, a choice for every row, and the bound that says how good it is.
 
-Minimising sum d_i c_ik x_ik under sum_i d_i x_ip <= C_p is a linear programme; its dual function
-
-    D(q) = sum_i d_i min_k (c_ik + q_k) - sum_p C_p q_p        (q >= 0)
-
-is a lower bound of every assignment's cost for whatever prices q, so each solution carries its own
-certificate. D is concave but has kinks; with the minimum replaced by a soft one of temperature t
-its gradient is (load - capacity) and its Hessian is cheap, so Newton's method finds the top in few
-steps, and the temperature is lowered step by step. Low and Lapsley, "Optimization flow control"
-(1999), give the economics; Nesterov, "Smooth minimization of non-smooth functions" (2005), the
-smoothing.
-
-Pure numpy over a dense [n, p] matrix of costs; the caller bounds n * p.
+A large market is first cleared coarsely on a sample of its rows; then on all rows, pruned to what
+those prices leave open, at falling temperatures; then rounded and repaired. From the prices of a
+similar market, as the last cycle's are, only the last part is needed. `aggregator/newton.py` has
+the method, `aggregator/pruning.py` and `aggregator/rounding.py` what stands around it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-PRICE_US_MAX = 400_000.0
-"""No capacity is worth more than this; beyond it the demand does not fit and overflows."""
-COLD_TEMPERATURES_US = (30_000.0, 8_000.0, 2_000.0, 500.0)
-WARM_TEMPERATURES_US = (6_000.0, 1_500.0, 500.0)
-STEPS_MAX = 8
-"""Newton steps at each temperature."""
-CLOSE_ENOUGH = 2e-3
-"""Of all demand, how much load may lie beyond where the gradient wants it."""
-RIDGE = 1e-3
-"""Relative regularisation of the Hessian: POPs that nobody hesitates about have none."""
-BACKTRACKS_MAX = 4
+from aggregator.market import F64, Crew, Ints, Market
+from aggregator.newton import PRICE_US_MAX, Ascent, level, paid
+from aggregator.pruning import prune
+from aggregator.rounding import Rounded, choose, repair
 
-F64 = NDArray[np.float64]
+HAIRCUT = 2e-4
+"""Share of each capacity that prices are sought without, so that rounding has room to work in."""
+ROUNDS_MAX = 3
+"""How often a pruning is made anew, because prices left their box or a resource filled up."""
+HELD_SHARE_MAX = 0.02
+"""Of the contested resources, how many prices at the border of their box are not worth another
+round."""
+CROWDED = 0.8
+"""Load over capacity from which a resource counts as contested."""
 
 
 @dataclass(frozen=True, slots=True)
-class Market:
-    """n buyers and p sellers."""
+class Stage:
+    """One part of the way down to the final temperature."""
 
-    cost_us: F64
-    """[n, p], infinite where a POP cannot be had; every row has a finite one."""
-    demand: F64
-    """[n]"""
-    capacity: F64
-    """[p], finite; POPs without a limit have infinite capacity and price 0."""
-
-
-def bound(market: Market, price_us: F64) -> float:
-    """D(q): no assignment within the capacities costs less, demand times RTT summed."""
-    priced = np.isfinite(market.capacity)
-    paid = float((market.capacity[priced] * price_us[priced]).sum())
-    cheapest = (market.cost_us + price_us).min(axis=1, initial=np.inf)
-    return float((market.demand * cheapest).sum()) - paid
+    temperature_us: float
+    window_us: float
+    """Candidates that are dearer than this are pruned; prices move by at most a third of it."""
+    tolerance: float
+    """Of all demand, how much load may lie beyond where prices want it."""
+    sample_rows: int = 0
+    """Rows that stand for all; 0 is all. A market of less than twice as many is not sampled."""
 
 
-def clear(market: Market, warm_us: F64 | None = None) -> F64:
-    """[p], prices near the top of D, from 0 to `PRICE_US_MAX`.
+COLD = (
+    Stage(64_000.0, np.inf, 2e-2, 30_000),
+    Stage(16_000.0, np.inf, 2e-2, 30_000),
+    Stage(4_000.0, np.inf, 1e-2, 30_000),
+    Stage(1_500.0, np.inf, 1e-2, 30_000),
+    Stage(500.0, np.inf, 1e-2, 30_000),
+    Stage(300.0, 5_000.0, 5e-3, 200_000),
+    Stage(150.0, 2_500.0, 4e-3),
+    Stage(60.0, 1_200.0, 1e-3),
+)
+WARM = (Stage(150.0, 2_500.0, 4e-3), Stage(60.0, 1_200.0, 1e-3))
+STEPS_MAX = 8
+"""Newton steps of one round."""
 
-    `warm_us` are prices of a similar market; they save most of the steps.
-    """
-    price = np.zeros(len(market.capacity)) if warm_us is None else warm_us.copy()
-    for temperature in COLD_TEMPERATURES_US if warm_us is None else WARM_TEMPERATURES_US:
-        price = _newton(market, price, temperature)
-    return price
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """A cleared market."""
+
+    price_us: F64
+    """[r]"""
+    at: Ints
+    """[n], the chosen candidate of each row."""
+    load: F64
+    """[r]"""
+    bound: float
+    """Demand times cost that no assignment can go below, overflow included."""
 
 
-def _newton(market: Market, price: F64, temperature: float) -> F64:
-    """Projected Newton ascent of the smoothed dual, with backtracking."""
-    scarce = np.isfinite(market.capacity)
-    capacity = np.where(scarce, market.capacity, 0.0)
-    total = float(market.demand.sum())
-    value, choice = _soft(market, price, temperature)
-    for _ in range(STEPS_MAX):
-        gradient = np.where(scarce, market.demand @ choice - capacity, 0.0)
-        free = scarce & ((price > 0) | (gradient > 0)) & ((price < PRICE_US_MAX) | (gradient < 0))
-        if np.abs(gradient[free]).sum() < CLOSE_ENOUGH * total:
+def clear(market: Market, crew: Crew, warm_us: F64 | None = None) -> Cleared:
+    """The market's prices and an assignment; `warm_us` are those of a similar market."""
+    price, chosen = seek(market, crew, warm_us)
+    bound = chosen.value - paid(market.capacity, price)
+    repair(market, chosen, price, crew)
+    return Cleared(price, chosen.at, chosen.load, bound)
+
+
+def seek(market: Market, crew: Crew, warm_us: F64 | None = None) -> tuple[F64, Rounded]:
+    """[r], prices near the top of the dual, from 0 to `PRICE_US_MAX`; what rows choose at them."""
+    cut = replace(market, capacity=market.capacity * (1 - HAIRCUT))
+    if warm_us is None:
+        price = level(cut)
+    else:
+        price = np.where(market.limited, np.clip(warm_us, 0.0, PRICE_US_MAX), 0.0)
+    stages = COLD if warm_us is None else WARM
+    for rows, same in groupby(stages, lambda stage: stage.sample_rows):
+        part = cut.sampled(rows) if 0 < 2 * rows < len(cut) else cut
+        seen = choose(part, price, stages[0].temperature_us, crew)
+        for stage in same:
+            price, seen = _rounds(part, price, stage, seen, crew)
+    return price, seen
+
+
+def _rounds(
+    market: Market, price: F64, stage: Stage, seen: Rounded, crew: Crew
+) -> tuple[F64, Rounded]:
+    """Newton's method on ever newly pruned markets, until a pruning had left out nothing."""
+    window = stage.window_us
+    contested = _contested(market, price, seen)
+    for _ in range(ROUNDS_MAX):
+        pruned = prune(market, price, contested, window, crew)
+        found = Ascent(market, pruned, crew).climb(
+            price, stage.temperature_us, STEPS_MAX, stage.tolerance, window / 3
+        )
+        price = found.price_us
+        seen = choose(market, price, stage.temperature_us, crew)
+        forgotten = ~contested & (seen.load > market.capacity)
+        held = found.held > HELD_SHARE_MAX * contested.sum()
+        if not held and not forgotten.any():
             break
-        step = _step(market, choice, gradient, free, temperature)
-        for _ in range(BACKTRACKS_MAX):
-            tried = np.clip(price + step, 0.0, PRICE_US_MAX)
-            tried_value, tried_choice = _soft(market, tried, temperature)
-            if tried_value > value + 1e-4 * float(gradient @ (tried - price)):
-                break
-            step *= 0.35
-        else:
-            break
-        price, value, choice = tried, tried_value, tried_choice
-    return price
+        contested |= _contested(market, price, seen)
+        window *= 2 if held else 1
+    return price, seen
 
 
-def _soft(market: Market, price: F64, temperature: float) -> tuple[float, F64]:
-    """The smoothed dual and [n, p], the soft choice of each buyer (rows add up to 1)."""
-    whole = market.cost_us + price
-    least = whole.min(axis=1, initial=np.inf)
-    weight = np.exp((least[:, None] - whole) / temperature)
-    total = weight.sum(axis=1)
-    priced = np.isfinite(market.capacity)
-    paid = float((market.capacity[priced] * price[priced]).sum())
-    value = float((market.demand * (least - temperature * np.log(total))).sum()) - paid
-    return value, weight / total[:, None]
-
-
-def _step(market: Market, choice: F64, gradient: F64, free: NDArray[np.bool_], t: float) -> F64:
-    """The Newton direction over the free prices, at most a few temperatures long."""
-    here = np.flatnonzero(free)
-    chosen = choice[:, here]
-    weighted = chosen * (market.demand / t)[:, None]
-    hessian = np.diag(weighted.sum(axis=0)) - chosen.T @ weighted
-    diagonal = hessian.diagonal().copy()
-    ridge = RIDGE * diagonal + RIDGE * market.capacity[here] / t + 1e-12 * market.demand.sum() / t
-    hessian[np.arange(len(here)), np.arange(len(here))] += ridge
-    try:
-        found = cho_solve(cho_factor(hessian, lower=True, check_finite=False), gradient[here])
-    except LinAlgError:
-        found = gradient[here] / (diagonal + ridge)
-    step = np.zeros(len(gradient))
-    step[here] = np.clip(found, -8 * t, 8 * t)
-    return step
+def _contested(market: Market, price: F64, seen: Rounded) -> NDArray[np.bool_]:
+    full = seen.load > CROWDED * market.capacity
+    contested: NDArray[np.bool_] = market.limited & ((price > 0) | full)
+    return contested

@@ -12,7 +12,7 @@ for it. Everything is deterministic: ties go to the lower number. Costs are micr
 infinite where a POP cannot serve.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +82,10 @@ class Assignment:
     price_us: F64
     """[p], what a little more of a POP's capacity would save, per demand; 0 where it has room."""
     bound_us: float
-    """No assignment can have a lower demand-weighted mean cost; NaN when none is known."""
+    """No assignment that overloads as little can have a lower demand-weighted mean cost; NaN when
+    no bound is known."""
+    link_price_us: F64 = field(default_factory=lambda: np.zeros(0))
+    """[l], like `price_us`."""
 
 
 def greedy(problem: Problem) -> Assignment:
@@ -267,12 +270,18 @@ class _Pieces:
 
 def piece_counts(problem: Problem) -> Ints:
     """[n], into how many equal pieces each prefix is cut."""
-    cheapest = np.argsort(problem.cost_us, axis=1, kind="stable")[:, :NEARBY]
-    usable = np.isfinite(np.take_along_axis(problem.cost_us, cheapest, 1))
-    capacity = problem.capacity_bps[np.take_along_axis(problem.pop, cheapest, 1)]
+    counts = np.ones(len(problem.demand_bps), np.int64)
+    # Most prefixes are light for every POP; sorting the candidates is for the others.
+    given = problem.capacity_bps[problem.capacity_bps > 0]
+    floor = PIECE_SHARE * float(given.min(initial=np.inf))
+    heavy = np.flatnonzero(problem.demand_bps > floor)
+    cost, pop = problem.cost_us[heavy], problem.pop[heavy]
+    cheapest = np.argsort(cost, axis=1, kind="stable")[:, :NEARBY]
+    usable = np.isfinite(np.take_along_axis(cost, cheapest, 1))
+    capacity = problem.capacity_bps[np.take_along_axis(pop, cheapest, 1)]
     smallest = np.where(usable & (capacity > 0), capacity, np.inf).min(axis=1, initial=np.inf)
-    wanted = problem.demand_bps / (PIECE_SHARE * smallest)
-    counts: Ints = np.clip(np.ceil(wanted), 1, PIECES_MAX).astype(np.int64)
+    wanted = problem.demand_bps[heavy] / (PIECE_SHARE * smallest)
+    counts[heavy] = np.clip(np.ceil(wanted), 1, PIECES_MAX).astype(np.int64)
     return counts
 
 
