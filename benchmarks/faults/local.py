@@ -74,7 +74,7 @@ class EmbeddedAws:
         """See `LocalAws.kill`."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait()
+        self._reap()
 
     def stop(self) -> None:
         """See `LocalAws.stop`."""
@@ -84,7 +84,15 @@ class EmbeddedAws:
         try:
             self.process.wait(STOP_S_MAX)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self.process.kill()
+        self._reap()
+
+    def _reap(self) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        self.process.wait()
+        self.process.stdout.close()
+        self.process = None
 
 
 def aws_at(address: tuple[str, int]) -> Aws:

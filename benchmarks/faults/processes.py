@@ -4,6 +4,7 @@ Each has a folder; what a supervisor has started is found by that folder in its 
 the kernel tells it.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -169,6 +170,9 @@ class ProducerProcess:
             self._process.kill()
             self._process.wait()
         self._reader.join()
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):  # what it did not read any more
+                self._process.stdin.close()
 
     def _write(self, line: bytes) -> None:
         assert self._process is not None

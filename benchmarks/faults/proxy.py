@@ -108,15 +108,19 @@ class Proxy:
     _thawed: dict[Service, asyncio.Event] = field(default_factory=dict)
     _server: asyncio.Server | None = None
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    _thread: threading.Thread = field(init=False)
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
         self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close_port()
+        self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     @property
     def endpoint(self) -> str:
@@ -162,6 +166,13 @@ class Proxy:
             self._server.close()
             self._server = None
         self._abort(None)
+
+    async def _end(self) -> None:
+        await self._close_port()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _set(self, service: Service, fault: Fault | None) -> None:
         thawed = self._thawed.setdefault(service, asyncio.Event())
