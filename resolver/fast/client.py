@@ -73,7 +73,7 @@ def note_client(batch: Batch, i: U64) -> None:
     if query[EDNS] & uint64(EDNS_ECS) and query[ECS_SOURCE] != uint64(0):
         octets = (query[ECS_SOURCE] + uint64(7)) >> uint64(3)
         at = query[ECS_AT]
-        query[NET] = u64_at(batch.rx[i], at + uint64(4), octets)
+        query[NET] = u64_at(batch.rx[i], at + uint64(4), min(octets, uint64(8)))
         query[IPV6] = uint64(u16_at(batch.rx[i], at) == uint64(2))
     else:
         query[NET] = own_net(batch, i)

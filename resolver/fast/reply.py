@@ -56,7 +56,7 @@ from resolver.fast.book import (
 )
 from resolver.fast.draft import QUESTION_POINTER
 from resolver.fast.kernel import inlined
-from resolver.fast.words import U64, Bytes, Words, put_u16, put_word_le, u16_at
+from resolver.fast.words import U64, Bytes, Words, copy_octets, put_u16, put_word_le, u16_at
 from resolver.wire import CD, RD, Rcode
 
 TOO_LONG = 0
@@ -136,16 +136,14 @@ def _put_opt(batch: Batch, i: U64, at: U64, length: U64, nsid: Bytes, refused: b
         at += uint64(nsid.shape[0])
     if edns & uint64(EDNS_COOKIE):
         at = _put_option(tx, at, uint64(cookies.OPTION), uint64(_COOKIE_BYTES))
-        for k in range(uint64(cookies.CLIENT_BYTES)):
-            tx[at + uint64(k)] = rx[query[COOKIE_AT] + uint64(k)]
+        copy_octets(tx, at, rx, query[COOKIE_AT], uint64(cookies.CLIENT_BYTES))
         put_word_le(tx, at + uint64(8), query[COOKIE_STAMP])
         put_word_le(tx, at + uint64(16), query[COOKIE_HASH])
         at += uint64(_COOKIE_BYTES)
     if edns & uint64(EDNS_ECS):
         size = uint64(_ECS_FIXED) + ((query[ECS_SOURCE] + uint64(7)) >> uint64(3))
         at = _put_option(tx, at, uint64(8), size)
-        for k in range(size):
-            tx[at + uint64(k)] = rx[query[ECS_AT] + uint64(k)]
+        copy_octets(tx, at, rx, query[ECS_AT], size)
         tx[at + uint64(3)] = uint8(query[ENTRY])  # SCOPE PREFIX-LENGTH
         at += size
     if refused:
@@ -167,8 +165,8 @@ def _put_head(batch: Batch, i: U64, flags: U64) -> None:
     tx[0], tx[1] = rx[0], rx[1]
     tx[2] = uint8(_QR) | uint8(flags >> uint64(8)) | (rx[2] & uint8(_RD_HIGH))
     tx[3] = uint8(flags) | (rx[3] & uint8(_CD))
-    for k in range(uint64(_HEADER), batch.query[i, QUESTION_END]):
-        tx[k] = rx[k]
+    at = uint64(_HEADER)
+    copy_octets(tx, at, rx, at, batch.query[i, QUESTION_END] - at)
 
 
 @inlined
@@ -185,8 +183,7 @@ def _put_body(batch: Batch, i: U64, book: Book, number: U64, length: U64) -> Non
     tx, query = batch.tx[i], batch.query[i]
     line = book.answer[number]
     at, start = query[QUESTION_END], uint64(line[BODY_START])
-    for k in range(length):
-        tx[at + uint64(k)] = book.body[start + uint64(k)]
+    copy_octets(tx, at, book.body, start, length)
     if query[CUT] <= uint64(PROBE_OCTETS):
         return
     longer = query[CUT] - uint64(PROBE_OCTETS)
@@ -215,8 +212,7 @@ def _put_addresses(tx: Bytes, at: U64, addresses: Addresses, query: Words, owner
     start = uint64(addresses.start[query[LINE], pop])
     if count > uint64(1):
         start += (turn % count) * size
-    for k in range(count * size):
-        tx[at + uint64(k)] = addresses.octets[start + uint64(k)]
+    copy_octets(tx, at, addresses.octets, start, count * size)
     pointer = _steered_pointer(query, owner)
     if pointer != uint64(QUESTION_POINTER):
         for k in range(count):
@@ -229,8 +225,7 @@ def _put_signature(
 ) -> None:
     """The RRSIG over the addresses, which holds for every rotation of them."""
     start = uint64(addresses.signature_start[line, query[CHOICE] & uint64(0xFFFF)])
-    for k in range(size):
-        tx[at + uint64(k)] = addresses.signature[start + uint64(k)]
+    copy_octets(tx, at, addresses.signature, start, size)
     put_u16(tx, at, _steered_pointer(query, owner))
 
 

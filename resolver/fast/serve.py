@@ -11,6 +11,7 @@ import numpy as np
 from numba import int32, uint32, uint64
 from numpy.typing import NDArray
 
+from popsteer.names import LENGTH_MASK
 from popsteer.table import NO_POP
 from resolver.fast import libc
 from resolver.fast.batch import (
@@ -234,6 +235,26 @@ def _steer(batch: Batch, count: U64, book: Book, routes: Routes, random: Words) 
             query[CHOICE] = choose(routes.table, routes.standing, row, group, query[DRAW])
 
 
+@inlined
+def _by_subnet(query: Words) -> Flag:
+    return query[EDNS] & uint64(EDNS_ECS) != uint64(0) and query[ECS_SOURCE] != uint64(0)
+
+
+@inlined
+def _source(query: Words) -> U64:
+    """Bits of the client's prefix that are known."""
+    whole = uint64(64) if query[IPV6] else uint64(32)
+    return min(whole, query[ECS_SOURCE]) if _by_subnet(query) else whole
+
+
+@inlined
+def _row_length(routes: Routes, query: Words) -> U64:
+    row = query[ENTRY] >> uint64(8)
+    if row == uint64(NO_ROW):
+        return uint64(0)
+    return uint64(routes.table.octet[row, PLEN_AT]) & uint64(LENGTH_MASK)
+
+
 @kernel
 def _count(
     batch: Batch, count: U64, book: Book, routes: Routes, counts: Counts, loop: Loop
@@ -243,26 +264,17 @@ def _count(
         query = batch.query[uint64(k)]
         if not _is_steered(book, query):
             continue
-        by_subnet = query[EDNS] & uint64(EDNS_ECS) and query[ECS_SOURCE] != uint64(0)
         answer = book.answer[query[ANSWER]]
         pop = query[CHOICE] & uint64(0xFFFF)
         if pop == uint64(NO_POP):
             query[ANSWER] = uint64(answer[NONE_ANSWER])
             query[ENTRY] = uint64(0)
             continue
-        source = uint64(64) if query[IPV6] else uint64(32)
-        if by_subnet:
-            source = min(source, query[ECS_SOURCE])
-        row = query[ENTRY] >> uint64(8)
-        length = (
-            uint64(0)
-            if row == uint64(NO_ROW)
-            else uint64(routes.table.octet[row, PLEN_AT]) & uint64(0x7F)
-        )
         bits = routes.bits[answer[SERVICE]]
         loop.pop[pop] += uint64(1)
-        count_answer(counts, query[NET], source, length, query[IPV6], pop, bits)
-        if not by_subnet:
+        length = _row_length(routes, query)
+        count_answer(counts, query[NET], _source(query), length, query[IPV6], pop, bits)
+        if not _by_subnet(query):
             query[ENTRY] = uint64(0)  # RFC 7871 §7.2.1: it does not depend on a subnet
 
 

@@ -28,13 +28,15 @@ def u16_at(octets: Bytes, at: U64) -> U64:
 
 @inlined
 def u64_at(octets: Bytes, at: U64, count: U64) -> U64:
-    """The first `count` (at most 8) octets in network order, as the top of a word."""
+    """The first `count` (at most 8) octets in network order, as the top of a word.
+
+    All eight are read, so they have to be there.
+    """
     word = uint64(0)
     for i in range(uint64(8)):
-        word <<= uint64(8)
-        if uint64(i) < count:
-            word |= uint64(octets[at + uint64(i)])
-    return word
+        word = word << uint64(8) | uint64(octets[at + uint64(i)])
+    half = count << uint64(2)  # a shift by 64 is undefined, so it is taken in two steps
+    return word & ~((uint64(0xFFFFFFFFFFFFFFFF) >> half) >> half)
 
 
 @inlined
@@ -51,6 +53,17 @@ def put_word_le(octets: Bytes, at: U64, word: U64) -> None:
     """Eight octets, little-endian."""
     for i in range(uint64(8)):
         octets[at + uint64(i)] = uint8(word >> (uint64(i) << uint64(3)))
+
+
+@inlined
+def copy_octets(to: Bytes, at: U64, octets: Bytes, start: U64, count: U64) -> None:
+    """Copy `count` octets by words.
+
+    Up to 7 more are read and written; what is written next overwrites them.
+    """
+    for k in range((count + uint64(7)) >> uint64(3)):
+        offset = uint64(k) << uint64(3)
+        put_word_le(to, at + offset, word_le_at(octets, start + offset))
 
 
 @inlined

@@ -1,5 +1,6 @@
 """Response rate limiting and the bounded demand table."""
 
+import struct
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from popsteer.names import Prefix
+from resolver.cookies import make
 from resolver.demand import ENTRIES_MAX
 from resolver.fast.count import Counts, count_answer, counts, take
 from resolver.fast.kernel import kernel
@@ -49,13 +51,35 @@ def test_listed_networks_are_exempt_and_their_neighbours_are_not() -> None:
     assert HOLD in verdicts(limits(1.0, listed), [0x20010DB8 << 32] * 50, 1.0)
 
 
-def test_truncated_reply_is_empty_and_valid_cookies_are_exempt(
-    snapshot: Snapshot, open_bench: Callable[..., Any]
+CLIENT = bytes([10, 1, 5, 200])
+CLIENT_COOKIE = b"cookie!!"
+
+
+def with_cookie(plain: bytes, cookie: bytes) -> bytes:
+    option = struct.pack("!HH", 10, len(cookie)) + cookie
+    opt = b"\0" + struct.pack("!HHIH", 41, 1232, 0, len(option)) + option
+    return plain[:11] + b"\1" + plain[12:] + opt
+
+
+def test_only_valid_cookies_are_exempt(
+    snapshot: Snapshot, open_bench: Callable[..., Any], now_s: int
 ) -> None:
-    bench = open_bench(snapshot, rrl_per_s=1.0)
-    client = bytes([10, 1, 5, 200])
     plain = bytes.fromhex("000101000001000000000000") + b"\3www\3cdn\7example\0\0\1\0\1"
-    replies = bench.run([plain] * 10, [client] * 10)
+    secret = snapshot.options.secret
+    assert secret is not None
+    valid = CLIENT_COOKIE + make(CLIENT_COOKIE, CLIENT, secret, now_s)
+    wrong = valid[:-1] + bytes([valid[-1] ^ 1])
+    for cookie, exempt in ((valid, True), (wrong, False), (CLIENT_COOKIE, False)):
+        bench = open_bench(snapshot, rrl_per_s=1.0)
+        replies = bench.run([with_cookie(plain, cookie)] * 10, [CLIENT] * 10)
+        whole = [one for one in replies if one.wire and not one.wire[2] & 2]
+        assert len(whole) == (10 if exempt else 2), cookie
+
+
+def test_a_truncated_reply_is_empty(snapshot: Snapshot, open_bench: Callable[..., Any]) -> None:
+    bench = open_bench(snapshot, rrl_per_s=1.0)
+    plain = bytes.fromhex("000101000001000000000000") + b"\3www\3cdn\7example\0\0\1\0\1"
+    replies = bench.run([plain] * 10, [CLIENT] * 10)
     sent = [reply.wire for reply in replies if reply.wire]
     assert len(sent) == 2 + 4  # the burst, and every second of the other eight
     assert sum(wire[2] & 2 and wire[7] == 0 and len(wire) == len(plain) for wire in sent) == 4
