@@ -12,8 +12,10 @@ from popsteer.config import Config
 from popsteer.errors import SetupError
 from popsteer.samples import RECORD_BYTES_MAX
 
-BATCH_BYTES_MAX = 4 * 1024 * 1024
-"""Records of one batch: more of them, base64 in JSON, run the JVM out of its small heap."""
+BATCH_BYTES_MAX = 2 * 1024 * 1024
+"""Records of one batch. The KCL holds several for each shard, some of them in base64 in JSON; when
+it catches up with a backlog all of them are full, and four megabytes times two shards run a heap
+of 96 MB out of memory, again at each restart. Four reads a second still give 8 MB/s a shard."""
 FAILOVER_MS = 10_000
 FAILOVER_LOCAL_MS = 3_000
 """On one machine nobody else can hold the lease, so a restart need not wait for long."""

@@ -248,7 +248,7 @@ class Aggregate(Section, frozen=True, kw_only=True):
     """A quiet shard closes its window this long after the window's end."""
     application: str = ""
     """Prefix of the lease tables' names; empty uses the stream's name."""
-    java_heap_mb: Count = 96
+    java_heap_mb: Count = 192
 
 
 class Plan(Section, frozen=True, kw_only=True):
