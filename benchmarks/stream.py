@@ -23,7 +23,15 @@ from numpy.typing import NDArray
 from aggregator.estimate import Estimator
 from aggregator.histogram import bucket_of
 from aggregator.merge import rtt_windows
-from aggregator.partials import Partial, RttPartial, decode, kind_prefix, window_of_key
+from aggregator.partials import (
+    Origin,
+    Partial,
+    RttPartial,
+    decode,
+    decode_origin,
+    kind_prefix,
+    window_of_key,
+)
 from aggregator.prefixes import Prefixes
 from aggregator.settings import BULK_KINDS
 from aggregator.window import Cut, Record, Resume, Rules, ShardFold
@@ -32,7 +40,16 @@ from benchmarks.loop import descendants, memory_mb
 from benchmarks.stream_world import POPS, PREFIXES, ROWS, Templates, now_ms, pops
 from popsteer.aws import kinesis
 from popsteer.config import Aws
-from popsteer.samples import BULK_STREAM, Kind
+from popsteer.names import SourceId
+from popsteer.samples import (
+    BULK_STREAM,
+    URGENT_STREAM,
+    Header,
+    Kind,
+    Signal,
+    SignalBatch,
+    encode,
+)
 from popsteer.samples import decode as decode_record
 from popsteer.store import s3_store
 
@@ -113,12 +130,15 @@ class Watch(threading.Thread):
         self._store = s3_store(aws)
         self._over = threading.Event()
         self.seen_ms: dict[str, int] = {}
+        self.urgent_ms: dict[str, int] = {}
+        self._origins: dict[str, Origin] = {}
 
     def run(self) -> None:
         """Look again and again, until `end`."""
         while not self._over.wait(0.2):
-            for key in self._store.list(kind_prefix(Kind.RTT)):
-                self.seen_ms.setdefault(key, now_ms())
+            for kind, seen_ms in ((Kind.RTT, self.seen_ms), (Kind.SIGNAL, self.urgent_ms)):
+                for key in self._store.list(kind_prefix(kind)):
+                    seen_ms.setdefault(key, now_ms())
 
     def end(self) -> None:
         """Look no more."""
@@ -126,9 +146,16 @@ class Watch(threading.Thread):
         self.join()
 
     def partials(self) -> list[tuple[str, Partial]]:
-        """All partials seen, with their keys."""
+        """All partials of RTT seen, with their keys."""
         bodies = [(key, self._store.read(key)) for key in sorted(self.seen_ms)]
         return [(key, decode(stored.body)) for key, stored in bodies if stored is not None]
+
+    def origins(self) -> dict[str, Origin]:
+        """What all partials seen account for, by key; each is read once."""
+        for key in set(self.seen_ms) | set(self.urgent_ms):
+            if key not in self._origins and (stored := self._store.read(key)) is not None:
+                self._origins[key] = decode_origin(stored.body)
+        return dict(self._origins)
 
 
 def _end_to_end(folder: Path, samples_per_s: float, seconds: float, seed: int) -> list[Figure]:
@@ -139,8 +166,10 @@ def _end_to_end(folder: Path, samples_per_s: float, seconds: float, seed: int) -
         # Until the daemon reads: its start is not what is measured here.
         _send(aws, templates, samples_per_s, 0.0)
         _settle(watch, templates.samples)
+        started = set(watch.seen_ms) | set(watch.urgent_ms)
         before, used_s = templates.samples, cpu_s((aws_pid, aggregator_pid))
-        sent_s = _send(aws, templates, samples_per_s, seconds)
+        with _urgent(aws):
+            sent_s = _send(aws, templates, samples_per_s, seconds)
         sent = templates.samples - before
         pids = [pid for top in (aws_pid, aggregator_pid) for pid in (top, *descendants(top))]
         memory = memory_mb(pids, "Pss:")
@@ -150,6 +179,11 @@ def _end_to_end(folder: Path, samples_per_s: float, seconds: float, seed: int) -
         used_after_s = cpu_s((aws_pid, aggregator_pid))
         watch.end()
         found = watch.partials()
+        watch.origins()
+        bulk_ms, urgent_ms = (
+            {key: seen for key, seen in all_ms.items() if key not in started}
+            for all_ms in (watch.seen_ms, watch.urgent_ms)
+        )
     wrong = int(np.abs(_counted(found) - templates.counts()).sum())
     return [
         Figure("end to end", sent / sent_s / 1e6, samples_per_s / 1e6 * 0.98, "M samples/s", True),
@@ -162,7 +196,8 @@ def _end_to_end(folder: Path, samples_per_s: float, seconds: float, seed: int) -
         Figure("samples not in partials in time", missing, 0, ""),
         Figure("samples counted wrong, by (prefix, POP)", wrong, 0, ""),
         Figure("last record to its partial", settled_s, 15, "s"),
-        Figure("oldest sample of a cut to its partial, p99", _age_s(watch, found), 15, "s"),
+        Figure("oldest sample of a cut to its partial, p99", _age_s(watch, bulk_ms), 15, "s"),
+        Figure("the same of urgent samples, p99", _age_s(watch, urgent_ms), 2.5, "s"),
         Figure(f"memory of the stream's {len(pids)} processes (PSS)", memory, 1_500, "MB"),
     ]
 
@@ -182,17 +217,40 @@ def _send(aws: Aws, templates: Templates, samples_per_s: float, seconds: float) 
     return time.monotonic() - begun_s
 
 
+@contextlib.contextmanager
+def _urgent(aws: Aws) -> Iterator[None]:
+    """Meanwhile a POP reports that it is up, ten times a second."""
+    over, client, source = threading.Event(), kinesis(aws), SourceId("p00.signal")
+    up = (np.zeros(1, np.uint16), np.full(1, Signal.UP, np.uint8), np.ones(1))
+
+    def beat() -> None:
+        number = time.time_ns() // 1_000
+        while not over.wait(0.1):
+            number += 1
+            header = Header(source, number, now_ms(), (pops()[0],))
+            body = encode(SignalBatch(header, np.zeros(1, np.uint32), *up))
+            client.put_record(StreamName=URGENT_STREAM, PartitionKey=source, Data=body)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def _settle(watch: Watch, samples: int) -> int:
     """Wait until all samples are in partials; gives how many are not."""
     deadline_s = time.monotonic() + SETTLE_S_MAX
-    known: dict[str, int] = {}
-    while time.monotonic() < deadline_s:
-        if set(watch.seen_ms) - set(known):
-            known = {key: partial.origin.samples for key, partial in watch.partials()}
-        if sum(known.values()) >= samples:
-            break
+    while time.monotonic() < deadline_s and _arrived(watch) < samples:
         time.sleep(0.2)
-    return abs(samples - sum(known.values()))
+    return abs(samples - _arrived(watch))
+
+
+def _arrived(watch: Watch) -> int:
+    origins = watch.origins()
+    return sum(origins[key].samples for key in list(watch.seen_ms) if key in origins)
 
 
 def _counted(found: list[tuple[str, Partial]]) -> NDArray[np.int64]:
@@ -207,11 +265,10 @@ def _counted(found: list[tuple[str, Partial]]) -> NDArray[np.int64]:
     return counts.reshape(POPS, PREFIXES)
 
 
-def _age_s(watch: Watch, found: list[tuple[str, Partial]]) -> float:
+def _age_s(watch: Watch, seen_ms: dict[str, int]) -> float:
     """The age that no sample of 99 in 100 exceeds; of a cut, that of its oldest possible one."""
-    ages = sorted(
-        (watch.seen_ms[key] - window_of_key(key), partial.origin.samples) for key, partial in found
-    )
+    origins = watch.origins()
+    ages = sorted((seen - window_of_key(k), origins[k].samples) for k, seen in seen_ms.items())
     below = 0.99 * sum(samples for _, samples in ages)
     total = 0
     for age_ms, samples in ages:
