@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.kernel import kernel
 from aggregator.terms import Terms
 
 PIECE_SHARE = 0.1
@@ -101,6 +102,41 @@ def greedy(problem: Problem) -> Assignment:
     return Assignment(share, pieces.load, _prices(problem, share), np.nan)
 
 
+@kernel
+def _place(
+    queue: Ints,
+    order: Ints,
+    pop: Ints,
+    cost: F64,
+    demand: F64,
+    room: F64,
+    at: Ints,
+    load: F64,
+) -> NDArray[np.bool_]:
+    """Give the pieces of a queue their cheapest POP with room; tells which found none.
+
+    Changes `room`, `at` and `load`.
+    """
+    left = np.zeros(len(queue), np.bool_)
+    for number in range(len(queue)):
+        piece, found = queue[number], False
+        for rank in range(order.shape[1]):
+            k = order[piece, rank]
+            if cost[piece, k] == np.inf:
+                break
+            p = pop[piece, k]
+            if demand[piece] <= room[p]:
+                if at[piece] != NOWHERE:
+                    load[pop[piece, at[piece]]] -= demand[piece]
+                room[p] -= demand[piece]
+                load[p] += demand[piece]
+                at[piece] = k
+                found = True
+                break
+        left[number] = not found
+    return left
+
+
 class _Pieces:
     """m pieces of prefixes on their way to a place. `at` is a column of the candidates."""
 
@@ -170,24 +206,11 @@ class _Pieces:
 
     def place(self, queue: Ints, stretch: float = 1.0) -> Ints:
         """Step 2. Each takes the cheapest POP with room; gives the pieces that found none."""
-        room = (self.problem.capacity_bps * stretch - self.load).tolist()
-        left = []
-        orders, pops = self.order[queue].tolist(), self.pop[queue].tolist()
-        costs, demands = self.cost[queue].tolist(), self.demand[queue].tolist()
-        for piece, order, pop, cost, demand in zip(
-            queue.tolist(), orders, pops, costs, demands, strict=True
-        ):
-            for k in order:
-                if cost[k] == np.inf:
-                    left.append(piece)
-                    break
-                if demand <= room[pop[k]]:
-                    room[pop[k]] -= demand
-                    self._put(piece, k)
-                    break
-            else:
-                left.append(piece)
-        return np.array(left, np.int64)
+        room = self.problem.capacity_bps * stretch - self.load
+        left: Ints = queue[
+            _place(queue, self.order, self.pop, self.cost, self.demand, room, self.at, self.load)
+        ]
+        return left
 
     def _put(self, piece: int, at: int) -> None:
         old = self.at[piece]
