@@ -97,9 +97,10 @@ class Reference:
         p = len(setting.capacity_bps)
         price = minute.price_ms[:p] + minute.price_ms[p:][setting.link]
         worth = setting.rtt_ms(t_s) + price
-        worth[:, ~setting.alive(t_s)] = np.inf
-        excess: F64 = worth - worth.min(axis=1, keepdims=True)
-        return excess
+        alive = setting.alive(t_s)
+        excess: F64 = worth - worth[:, alive].min(axis=1, keepdims=True)
+        # Whoever clings to a dead POP counts as overload, not as misrouted too.
+        return np.where(alive, excess, 0.0)
 
     def moved_per_min(self, start_s: int, end_s: int) -> float:
         """Share of all demand that had to move in a minute, mean over a stretch of time."""
