@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from aggregator.candidates import Candidates, candidates
 from aggregator.compare import Answers, answers, moved, present_shares, rows_of
@@ -34,7 +35,7 @@ def some_estimates(rng: np.random.Generator, prefixes: int) -> Estimates:
     # Few different values, so that ties are common.
     return Estimates(
         key,
-        rng.integers(1, 6, n) * 10_000.0,
+        rng.integers(1, 6, n).astype(np.float64) * 10_000.0,
         rng.uniform(0, 9_000, n),
         rng.uniform(0, 9, n),
         rng.uniform(0, 90, n),
@@ -42,10 +43,11 @@ def some_estimates(rng: np.random.Generator, prefixes: int) -> Estimates:
     )
 
 
-def some_shares(rng: np.random.Generator, n: int, k: int) -> np.ndarray:
+def some_shares(rng: np.random.Generator, n: int, k: int) -> NDArray[np.float64]:
     share = rng.integers(0, 4, (n, k)) * (rng.random((n, k)) < 0.4)
     whole = share.sum(axis=1, keepdims=True)
-    return np.divide(share, whole, out=np.zeros((n, k)), where=whole > 0)
+    shares: NDArray[np.float64] = np.divide(share, whole, out=np.zeros((n, k)), where=whole > 0)
+    return shares
 
 
 @given(seeds)
