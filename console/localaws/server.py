@@ -108,7 +108,10 @@ def _application(services: Services) -> Callable[[Message, Receive, Send], Await
             case "lifespan":
                 await _lifespan(receive, send)
             case "http":
-                body = await _body(receive)
+                try:
+                    body = await _body(receive)
+                except _HungUpError:
+                    return
                 if body is None:
                     await _reply(send, Response(413, b"request body too large"))
                 else:
@@ -127,12 +130,22 @@ async def _lifespan(receive: Receive, send: Send) -> None:
             return
 
 
+class _HungUpError(Exception):
+    """The caller has gone before all was said."""
+
+
 async def _body(receive: Receive) -> bytes | None:
-    """The whole body; None when it is larger than we take."""
+    """The whole body; None when it is larger than we take.
+
+    Raises:
+        _HungUpError: it is not whole, so that nothing of it may be kept.
+    """
     parts: list[bytes] = []
     size = 0
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _HungUpError
         part = message.get("body", b"")
         size += len(part)
         if size <= BODY_BYTES_MAX:

@@ -207,3 +207,20 @@ def test_a_file_that_is_not_ours_is_one_sentence(tmp_path: Path) -> None:
     assert text.startswith(f"--data {tmp_path}: {file}: ")
     assert text.endswith("; move that file away or choose another directory\n")
     assert text.count("\n") == 1
+
+
+def test_an_object_whose_sender_hung_up_half_way_is_not_stored(shared: "LocalAws") -> None:
+    head = (
+        "PUT /popsteer/half HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
+        f"Authorization: {SIGNED.format(service='s3')}\r\nIf-None-Match: *\r\n\r\n"
+    )
+
+    with connected(shared) as connection:
+        connection.sendall(head.encode() + b"x" * 500)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65_536):
+            pass
+
+    assert "Contents" not in shared.s3.list_objects_v2(Bucket="popsteer", Prefix="half")
+    shared.s3.put_object(Bucket="popsteer", Key="half", Body=b"whole", IfNoneMatch="*")
+    assert shared.s3.get_object(Bucket="popsteer", Key="half")["Body"].read() == b"whole"
