@@ -41,8 +41,8 @@ class Peer:
     steers: bool
     """It answers by client subnet; the others serve one static address."""
     write: Callable[[World, Path, int], list[str]]
-    ratio_at_least: float | None
-    """How many times as fast popsteer has to be, by CPU time; None is not judged."""
+    ratio_at_least: float
+    """How many times as fast popsteer has to be, by CPU time; 0 is not judged."""
 
 
 def _popsteer(of: World, folder: Path, port: int) -> list[str]:
@@ -125,12 +125,26 @@ def _pdns(of: World, folder: Path, port: int) -> list[str]:
     ]
 
 
+def _bind(_: World, folder: Path, port: int) -> list[str]:
+    folder.mkdir(parents=True)
+    (folder / "cdn.example.zone").write_text(_SOA + f"www {TTL_S} A {address_of(0)}\n")
+    (folder / "named.conf").write_text(
+        f'options {{ directory "{folder}"; listen-on port {port} {{ 127.0.0.1; }};\n'
+        "  listen-on-v6 { none; }; pid-file none; session-keyfile none; recursion no;\n"
+        "  notify no; minimal-responses yes; };\ncontrols { };\n"
+        "logging { category default { null; }; };\n"
+        'zone "cdn.example" { type primary; file "cdn.example.zone"; };\n'
+    )
+    return ["named", "-f", "-n", "1", "-c", str(folder / "named.conf")]
+
+
 PEERS = (
-    Peer("popsteer", sys.executable, True, _popsteer, None),
+    Peer("popsteer", sys.executable, True, _popsteer, 0),
     Peer("gdnsd geoip", "gdnsd", True, _gdnsd, 1.1),
     Peer("NSD static", "nsd", False, _nsd, 1.1),
     Peer("Knot geoip", "knotd", True, _knot, 1.9),
     Peer("PowerDNS geoip", "pdns_server", True, _pdns, 5.0),
+    Peer("BIND static", "named", False, _bind, 0),
 )
 
 
@@ -144,6 +158,7 @@ def running(command: list[str], port: int, folder: Path) -> Iterator[tuple[int, 
     """A server on the server's core; gives its process id and the seconds to its first answer."""
     began_s = time.monotonic()
     environment = os.environ | {"PATH": os.environ.get("PATH", "") + ":/usr/sbin"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as installed: a warm start has bytecode
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             ["taskset", "-c", str(SERVER_CORE), *command],
