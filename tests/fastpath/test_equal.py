@@ -216,9 +216,11 @@ def test_random_queries_get_the_same_bytes(
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("world", ["snapshot", "signed"])
 def test_mutated_queries_get_the_same_bytes(
-    snapshot: Snapshot, open_bench: OpenBench, now_s: int
+    request: pytest.FixtureRequest, open_bench: OpenBench, now_s: int, world: str
 ) -> None:
+    snapshot: Snapshot = request.getfixturevalue(world)
     rng = random.Random(99)
     bench = open_bench(snapshot)
     packets = []

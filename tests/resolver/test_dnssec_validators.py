@@ -18,6 +18,7 @@ import dns.flags
 import dns.message
 import dns.query
 import dns.rcode
+import dns.rdatatype
 import pytest
 
 SEARCH = "/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin"
@@ -270,3 +271,35 @@ def test_delv_validates_every_answer(signed: Signed) -> None:
         text = told.stdout + told.stderr
         assert "fully validated" in text, f"{line}: {text}"
         assert ("nxdomain" in text) == (rcode == dns.rcode.NXDOMAIN), f"{line}: {text}"
+
+
+@pytest.mark.timeout(300)
+def test_a_zone_and_its_signatures_are_taken_together_or_not_at_all(signed: Signed) -> None:
+    config, log = (
+        signed.folder / "popsteer.toml",
+        signed.folder / f"{Path(sys.executable).name}.log",
+    )
+
+    def until(true: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not true():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+
+    with (signed.folder / "cdn.example.zone").open("a") as zone:
+        zone.write("later IN A 192.0.2.200\n")
+    until(lambda: "zones not reloaded" in log.read_text())
+    assert "run `popsteer sign`" in log.read_text()
+    assert ask(signed.port, "later A").rcode() == dns.rcode.NXDOMAIN
+    assert ask(signed.port, "www A").answer[1].rdtype == dns.rdatatype.RRSIG
+    keys = len(ask(signed.port, " DNSKEY").answer[0])
+    role = "csk" if keys == 1 else "zsk"
+    roll = popsteer("sign", "roll", "cdn.example", "--role", role, "--config", config)
+    subprocess.run(roll, check=True, capture_output=True)
+    subprocess.run(popsteer("sign", "--config", config), check=True, capture_output=True)
+    until(lambda: ask(signed.port, "later A").rcode() == dns.rcode.NOERROR)
+    assert len(ask(signed.port, " DNSKEY").answer[0]) == keys + 1
+    port = free_port()
+    with unbound(port, signed.port, signed.ds, signed.folder):
+        for line in ("later A", "www A", "nothing A"):
+            assert ask(port, line).flags & dns.flags.AD
