@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table as Page
 
+from benchmarks import dns_fuzz
 from benchmarks.dns_load import ANY_POP, Queries, Run, drive
 from benchmarks.dns_micro import packet_ns
 from benchmarks.dns_peers import (
@@ -55,8 +57,10 @@ class Shot:
     """Of the server, per right answer."""
 
 
-def run(json_path: Path | None = None) -> int:
+def run(json_path: Path | None = None, part: Literal["speed", "fuzz"] = "speed") -> int:
     """Measure, print, write JSON; the exit code is 1 when a bound is missed."""
+    if part == "fuzz":
+        return dns_fuzz.run(json_path)
     console = Console()
     os.sched_setaffinity(0, {GENERATOR_CORE} & os.sched_getaffinity(0) or os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="popsteer-dns-") as folder:
