@@ -6,8 +6,10 @@ weigh more. Three rules make the level robust and yet quick:
 - A median near the level moves it as an exponentially decayed mean.
 - A median far from it is only suspected. When the next window confirms the suspicion, the level
   jumps, by the smaller of the two changes. So one wild window moves nothing, and a real change is
-  followed in two. Good news is believed slowly: below all that was ever known a level falls by
-  a fifth with each confirmation, for a path that seems to become wonderful attracts everybody.
+  followed in two. A fall to no less than half of the lowest level so far is such a change, as when
+  a detour ends. Better news is believed slowly, by a fifth with each confirmation, for a path that
+  seems to become wonderful attracts everybody; and that lowest level sinks slowly too, so that a
+  lie in small steps gains nothing.
 - A lost probe is a censored observation: it took longer than was waited. Where most POPs lose
   the probes to a prefix at once, the target is silent and says nothing about any of them.
 
@@ -35,8 +37,12 @@ SIGMA_OF_MEAN_DEVIATION = 1.2533
 NINE_IN_TEN_SIGMAS = 1.645
 BUCKET_SHARE = 0.01
 """Relative error of the histograms."""
+FALL_SHARE_BELIEVED = 0.5
+"""A confirmed fall to this share of the lowest level so far is believed at once."""
 FALL_SHARE = 0.8
-"""A jump ends at this share of the lowest level so far, if not above it."""
+"""One beyond that ends at this share of the level, or of the lowest one so far."""
+FLOOR_SHARE = 0.9
+"""The lowest level so far sinks to this share of itself in a window, at the most."""
 SILENT_SHARE = 0.8
 """When this share of the pairs of a prefix lost their median, its target is silent."""
 
@@ -66,7 +72,7 @@ class _Columns:
     """A far median that awaits confirmation; NaN is none."""
     suspect_ms: NDArray[np.int64]
     floor_us: F64
-    """The lowest level so far."""
+    """The lowest level so far, to which it sinks slowly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +156,23 @@ class Estimator:
         pairs.deviation_us[at] = (known * pairs.deviation_us[at] + distance) / (known + 1)
         pairs.windows[at] = windows + 1
         pairs.suspect_us[at] = np.nan
-        pairs.floor_us[at] = np.minimum(pairs.floor_us[at], pairs.level_us[at])
+        self._sink(at)
+
+    def _sink(self, at: NDArray[np.int64]) -> None:
+        floor = self._pairs.floor_us[at]
+        low = np.maximum(self._pairs.level_us[at], FLOOR_SHARE * floor)
+        self._pairs.floor_us[at] = np.minimum(floor, low)
 
     def _jump(self, at: NDArray[np.int64], seen_us: F64, suspect_us: F64) -> None:
         pairs = self._pairs
         level = pairs.level_us[at]
         nearer = np.where(np.abs(seen_us - level) < np.abs(suspect_us - level), seen_us, suspect_us)
-        nearer = np.maximum(nearer, FALL_SHARE * pairs.floor_us[at])
+        floor = pairs.floor_us[at]
+        wonder = nearer < FALL_SHARE_BELIEVED * floor
+        slow = np.maximum(nearer, FALL_SHARE * np.minimum(level, floor))
+        nearer = np.where(wonder, slow, nearer)
         pairs.level_us[at] = nearer
-        pairs.floor_us[at] = np.minimum(pairs.floor_us[at], nearer)
+        self._sink(at)
         prior = PRIOR_DEVIATION_SHARE * nearer + PRIOR_DEVIATION_US
         pairs.deviation_us[at] = np.maximum(prior, np.abs(seen_us - suspect_us) / 2)
         pairs.windows[at] = 2.0

@@ -62,7 +62,7 @@ def test_one_wild_window_moves_nothing() -> None:
     assert np.abs(after.rtt_us[:3] - before[:3]).max() == 0
 
 
-@pytest.mark.parametrize("factor", [1.4, 6.0])
+@pytest.mark.parametrize("factor", [0.6, 1.4, 6.0])
 def test_a_real_change_is_followed_in_two_windows(factor: float) -> None:
     after = learnt([*steady(50_000, 12), *steady(50_000 * factor, 2, seed=9)])
 
@@ -79,6 +79,15 @@ def test_good_news_is_believed_by_fifths() -> None:
     assert falls[np.array(levels[1:]) > 5_000].min() > 0.75
     assert levels[5] > 15_000
     assert levels[-1] == pytest.approx(500, rel=0.3)
+
+
+def test_a_lie_in_small_steps_gains_little_on_one_at_once() -> None:
+    calm = steady(50_000, 12)
+    steps = [pair for n in range(1, 6) for pair in steady(50_000 * 0.55**n, 2, seed=n)]
+
+    patient = float(learnt([*calm, *steps]).rtt_us.min())
+
+    assert patient > 0.5 * float(learnt([*calm, *steady(500, 10, seed=9)]).rtt_us.min())
 
 
 def test_the_way_back_to_what_was_known_is_short() -> None:
