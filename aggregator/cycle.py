@@ -4,7 +4,7 @@ Production, the simulator and a replay run this very function.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 
 import msgspec
@@ -20,6 +20,8 @@ from aggregator.explore import wanted_pairs
 from aggregator.inference import Surroundings
 from aggregator.policy import POLICIES
 from aggregator.prefixes import Prefixes
+from aggregator.rollout import Rollout, Trial, staged
+from aggregator.rollout import note as rollout_note
 from aggregator.rows import Rows8, ranked_rows
 from aggregator.solve import NOWHERE, Assignment, Problem
 from aggregator.terms import Terms
@@ -65,6 +67,13 @@ class Inputs:
     """[prefixes, 2], latitude and longitude, for policies that go by them and for inference."""
     networks: Ints | None = None
     """[prefixes], numbers of autonomous systems."""
+    route: Ints | None = None
+    """[prefixes, p], the link through which each POP reaches a prefix; None: not known."""
+    link_bps: F64 | None = None
+    """[links], what links may be filled to, where routes are known."""
+    warm_link_us: F64 | None = None
+    """[links], prices of the last cycle."""
+    rollout: Rollout = field(default_factory=Rollout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,8 @@ class Outcome:
     after: Answers
     rtt_us: F64
     """[n], by the assignment; NaN where nothing is usable."""
+    rollout: Rollout
+    """Where it stands once this table is in force."""
 
     @property
     def demand_bps(self) -> F64:
@@ -97,11 +108,15 @@ def plan(inputs: Inputs) -> Outcome | None:
     before = answers(inputs.in_force, net, plen, inputs.fleet.pops)
     problem = _problem(inputs, considered, before)
     name, policy = POLICIES[inputs.policy]
-    assignment = policy(problem)
+    judged = inputs.rollout.judged(
+        lambda t, said: _costs(inputs, considered, t, said), inputs.now_ms
+    )
+    assignment, rollout = staged(judged, problem, policy(problem), before, net, plen)
     rows = ranked_rows(considered, problem, assignment)
     rows = _pinned(inputs, considered, rows)
+    notes = (_note(considered, problem, assignment), rollout_note(rollout, judged))
     table = build(
-        _meta(inputs, considered, problem, name, _note(considered, problem, assignment)),
+        _meta(inputs, considered, problem, name, "; ".join(filter(None, notes))),
         inputs.fleet.pops,
         np.concatenate([net, rows.extra_net]),
         np.concatenate([plen, rows.extra_plen]),
@@ -117,7 +132,22 @@ def plan(inputs: Inputs) -> Outcome | None:
         before,
         answers(table, net, plen, inputs.fleet.pops),
         _assigned_us(considered, assignment),
+        rollout,
     )
+
+
+def _costs(inputs: Inputs, considered: Candidates, trial: Trial, said: Answers) -> F64:
+    """What each cell of answers to a trial's prefixes costs now; NaN where it is unknown."""
+    row = inputs.prefixes.rows(trial.net, trial.plen)
+    at = np.minimum(np.searchsorted(considered.row, row), len(considered) - 1)
+    known = considered.row[at] == row
+    cost = np.full(said.pop.shape, np.nan)
+    for column in range(said.pop.shape[1]):
+        same = (considered.pop[at] == said.pop[:, column, None]) & known[:, None]
+        found = np.where(same & np.isfinite(considered.cost_us[at]), considered.cost_us[at], np.inf)
+        least = found.min(axis=1, initial=np.inf)
+        cost[:, column] = np.where(np.isfinite(least), least, np.nan)
+    return cost
 
 
 def _surroundings(inputs: Inputs) -> Surroundings:
@@ -176,8 +206,19 @@ def _problem(inputs: Inputs, considered: Candidates, before: Answers) -> Problem
         present=present,
         move_share_max=MOVED_FOR_GAIN_MAX,
         warm_us=inputs.warm_us,
+        link=_links(inputs, considered),
+        link_bps=inputs.link_bps,
+        warm_link_us=inputs.warm_link_us,
         terms=inputs.terms and inputs.terms.over(inputs.places, considered.row, considered.pop),
     )
+
+
+def _links(inputs: Inputs, considered: Candidates) -> Ints | None:
+    """[n, k], the link of each candidate."""
+    if inputs.route is None:
+        return None
+    there = inputs.route[considered.row[:, None], np.maximum(considered.pop, 0)]
+    return np.where(considered.pop == NOWHERE, NOWHERE, there)
 
 
 def _allowed(inputs: Inputs, considered: Candidates) -> Bools:

@@ -24,6 +24,7 @@ from aggregator.measurements import Measurements
 from aggregator.memory import Reference
 from aggregator.policy import ADDITIVE, BY_LOCATION, DEFAULT
 from aggregator.publish import Publisher
+from aggregator.rollout import Mode, Rollout
 from aggregator.terms import Atlas, terms_of
 from popsteer import orders as orders_format
 from popsteer import state as state_format
@@ -86,6 +87,7 @@ class Planner:
         self._atlas = Atlas(config.path(geography)) if geography else None
         self._arbiter = Arbiter(config.plan.latency_period_s, config.plan.load_period_s)
         self._reference = Reference()
+        self._rollout = Rollout(Mode(config.plan.rollout), config.plan.canary_share)
         self._orders, self._orders_etag = Orders(), ""
         self._once = OncePerKey()
         self._failing: set[str] = set()
@@ -351,6 +353,7 @@ class Planner:
             terms=self._terms,
             places=self._atlas.places(self.known.prefixes) if self._atlas else None,
             networks=self._atlas.networks(self.known.prefixes) if self._atlas else None,
+            rollout=self._rollout,
         )
 
     def _judge(self, outcome: cycle.Outcome, inputs: cycle.Inputs) -> Verdict:
@@ -383,12 +386,17 @@ class Planner:
         if frozen is not None:
             self.refused = f"frozen by order of {frozen.owner}: {frozen.reason}"
             return
+        if self._rollout.mode is Mode.SHADOW:
+            self.refused = "shadow: judged good and kept, but no DNS node loads it"
+            self.publisher.refuse(outcome.table, "shadow", "plan.rollout is shadow")
+            return
         published = self.publisher.publish(outcome.table)
         if published is None:
             logger().info("another planner was faster", generation=self.publisher.next_generation)
             return
         self.refused = ""
         self.published += 1
+        self._rollout = outcome.rollout
         self._reference.accept(estimates, self._load.rated_bps, len(self.fleet.pops))
         load = cycle.planned_bps(outcome, len(self.fleet.pops))
         share = load / load.sum() if load.sum() else load

@@ -18,7 +18,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.compare import Answers
+from aggregator.compare import Answers, present_shares
+from aggregator.solve import Assignment, Problem
 from popsteer.clock import SECOND_MS
 from popsteer.names import Net, Plen
 
@@ -26,6 +27,10 @@ REGRET_US = 500.0
 """Demand-weighted, so much slower than the answers before is no noise any more."""
 STAY_S = 300.0
 """How long prefixes whose move was regretted stay where they are."""
+ABOVE = 0.03
+"""A table that moves less of the demand for gain needs no canary."""
+MOVED_MIN = 0.01
+"""A prefix of which less changes place has not moved."""
 
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -42,9 +47,8 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """m prefixes that moved for gain, and between which POPs. POPs in numbers of the fleet."""
+    """m prefixes that moved for gain, and between which POPs."""
 
-    since_ms: int
     net: Net
     plen: Plen
     demand_bps: F64
@@ -54,16 +58,38 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Where the rollout stands; each step gives the next one."""
+    """Where the rollout stands; each table gives the next one."""
 
     mode: Mode = Mode.ALL
     share: float = 0.1
     """Of the prefixes that move for gain."""
-    above: float = 0.03
-    """A table that moves less of the demand for gain needs no canary."""
     trial: Trial | None = None
+    regret_us: float = float("nan")
+    """Of the trial, as it was measured; NaN while nothing is known of it."""
     regretted: dict[tuple[int, int], int] = field(default_factory=dict)
     """Until when each prefix (net, plen) stays, in epoch ms."""
+
+    def judged(self, cost_us: Callable[[Trial, Answers], F64], now_ms: int) -> "Rollout":
+        """With the trial measured: those that are regretted will stay where they were before.
+
+        `cost_us` gives the cost of each cell of answers to the trial's prefixes, NaN where a pair
+        is unknown.
+        """
+        stay = {key: until for key, until in self.regretted.items() if until > now_ms}
+        if self.trial is None:
+            return replace(self, regretted=stay)
+        trial = self.trial
+        regret = regret_us(trial, lambda said: cost_us(trial, said))
+        if regret > REGRET_US:
+            until_ms = now_ms + int(STAY_S * SECOND_MS)
+            keys = zip(trial.net.tolist(), trial.plen.tolist(), strict=True)
+            stay |= dict.fromkeys(keys, until_ms)
+        return replace(self, regret_us=regret, regretted=stay)
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether the trial is regretted."""
+        return self.trial is not None and self.regret_us > REGRET_US
 
     def may_move(self, net: Net, plen: Plen, gain_bps: F64, whole_bps: float) -> Bools:
         """[n], which prefixes may move for gain now; `gain_bps` is the demand that wants to."""
@@ -71,25 +97,74 @@ class Rollout:
         if self.regretted:
             keys = zip(net.tolist(), plen.tolist(), strict=True)
             allowed &= np.array([key not in self.regretted for key in keys], bool)
-        if self.mode is Mode.CANARY and self.trial is None:
-            wanted = float(gain_bps[allowed].sum())
-            if wanted > self.above * whole_bps:
-                allowed &= canaries(net, plen, self.share)
+        untried = self.mode is Mode.CANARY and (self.trial is None or self.goes_back)
+        if untried and float(gain_bps[allowed].sum()) > ABOVE * whole_bps:
+            allowed &= canaries(net, plen, self.share)
         return allowed
 
-    def begun(self, trial: Trial) -> "Rollout":
-        """After a table that moved these."""
-        on_trial = self.mode is Mode.CANARY and len(trial.net) > 0 and self.trial is None
-        return replace(self, trial=trial if on_trial else None)
 
-    def judged(self, regret_us: float, now_ms: int) -> "Rollout":
-        """After the trial was measured: either all may follow, or its prefixes go back and stay."""
-        kept = {key: until for key, until in self.regretted.items() if until > now_ms}
-        if self.trial is not None and regret_us > REGRET_US:
-            until_ms = now_ms + int(STAY_S * SECOND_MS)
-            keys = zip(self.trial.net.tolist(), self.trial.plen.tolist(), strict=True)
-            kept |= dict.fromkeys(keys, until_ms)
-        return replace(self, regretted=kept)
+def staged(
+    rollout: Rollout,
+    problem: Problem,
+    solved: Assignment,
+    before: Answers,
+    net: Net,
+    plen: Plen,
+) -> tuple[Assignment, Rollout]:
+    """What of a solution is put in force now, and where the rollout stands then."""
+    if rollout.mode is not Mode.CANARY:
+        return solved, rollout
+    moved = np.where(
+        problem.present.any(axis=1),
+        np.maximum(problem.present - solved.share, 0.0).sum(axis=1),
+        0.0,
+    )
+    gains = (moved > MOVED_MIN) & ~_forced(problem)
+    gain_bps = np.where(gains, moved * problem.demand_bps, 0.0)
+    allowed = rollout.may_move(net, plen, gain_bps, float(problem.demand_bps.sum()))
+    held = gains & ~allowed
+    share = np.where(held[:, None], problem.present, solved.share)
+    if rollout.goes_back:
+        assert rollout.trial is not None
+        share = _put_back(rollout.trial, problem, share, net, plen)
+    begun = np.flatnonzero(gains & allowed) if (gains & ~allowed).any() else np.zeros(0, int)
+    trial = Trial(
+        net[begun],
+        plen[begun],
+        gain_bps[begun],
+        Answers(before.pop[begun], before.share[begun]),
+        Answers(problem.pop[begun], share[begun]),
+    )
+    load = np.zeros(len(solved.load_bps))
+    np.add.at(load, problem.pop, share * problem.demand_bps[:, None])
+    after = replace(rollout, trial=trial if len(begun) else None, regret_us=float("nan"))
+    return replace(solved, share=share, load_bps=load), after
+
+
+def _forced(problem: Problem) -> Bools:
+    """[n], prefixes at a POP that cannot serve them, or that is too full."""
+    load = np.zeros(len(problem.capacity_bps))
+    np.add.at(load, problem.pop, problem.present * problem.demand_bps[:, None])
+    full = load > problem.capacity_bps
+    bad = np.logical_or(np.isinf(problem.cost_us), full[problem.pop])
+    forced: Bools = np.any((problem.present > 0) & bad, axis=1)
+    return forced
+
+
+def _put_back(trial: Trial, problem: Problem, share: F64, net: Net, plen: Plen) -> F64:
+    """The shares with the trial's prefixes where they were, as far as those POPs can serve."""
+    place = {
+        key: i for i, key in enumerate(zip(trial.net.tolist(), trial.plen.tolist(), strict=True))
+    }
+    found = np.array([place.get(key, -1) for key in zip(net.tolist(), plen.tolist(), strict=True)])
+    rows = np.flatnonzero(found >= 0)
+    old = Answers(trial.old.pop[found[rows]], trial.old.share[found[rows]])
+    back = present_shares(problem.pop[rows], old)
+    able = np.isfinite(problem.cost_us[rows]) | (back == 0)
+    whole = able.all(axis=1) & (back.sum(axis=1) > 1 - MOVED_MIN)
+    result = share.copy()
+    result[rows[whole]] = back[whole]
+    return result
 
 
 def canaries(net: Net, plen: Plen, share: float) -> Bools:
@@ -118,3 +193,14 @@ def regret_us(trial: Trial, cost_us: Callable[[Answers], F64]) -> float:
 def _mean_us(said: Answers, cost_us: F64) -> F64:
     mean: F64 = np.where(said.share > 0, said.share * cost_us, 0.0).sum(axis=1)
     return mean
+
+
+def note(rollout: Rollout, before: Rollout) -> str:
+    """What people read of it; empty when there is nothing to say."""
+    words = []
+    if before.goes_back and before.trial is not None:
+        went = f"{len(before.trial.net)} prefixes went back"
+        words.append(f"{went} after a regret of {before.regret_us / 1e3:.1f} ms")
+    if rollout.trial is not None:
+        words.append(f"canary: {len(rollout.trial.net)} prefixes on trial")
+    return "; ".join(words)

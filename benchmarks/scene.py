@@ -6,6 +6,7 @@ users are played here. Tests and simulations drive it second by second.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -286,7 +287,7 @@ def make_scene(
     seed: int = 1,
     headroom: float = 1.6,
     store: MemoryStore | None = None,
-    **plan: float,
+    **plan: Any,
 ) -> Scene:
     """A scene of random RTTs and heavy-tailed demand; `plan` overrides keys of `[plan]`."""
     rng = np.random.default_rng(seed)
@@ -301,7 +302,7 @@ def make_scene(
             for i in range(pops)
         ),
         service=(Service(name="www.cdn.example.", ttl_s=20),),
-        plan=Plan(**plan),  # type: ignore[arg-type]
+        plan=Plan(**plan),
     )
     store = MemoryStore() if store is None else store
     signer = Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))

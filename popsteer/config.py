@@ -265,6 +265,11 @@ class Plan(Section, frozen=True, kw_only=True):
     """An estimate older than this is unknown."""
     move_gain_ms: NotNegative = 2.0
     """A prefix moves only for a gain above this and above its uncertainty."""
+    rollout: Literal["all", "canary", "shadow"] = "all"
+    """Whom a new table reaches: everybody; first a part of the prefixes that move for gain, and
+    the rest when that part does not regret it; or nobody, only to be looked at."""
+    canary_share: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.1
+    """Of the prefixes that move for gain, for `rollout = "canary"`."""
     targets: str = ""
     """CSV `prefix,address,weight`: expected demand until the DNS nodes report it."""
 

@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from aggregator.compare import Answers
+from aggregator.publish import REFUSED_PREFIX
 from aggregator.rollout import STAY_S, Mode, Rollout, Trial, canaries, regret_us
+from benchmarks.scene import Scene, make_scene
 from popsteer.names import Prefix, prefix_arrays
+from popsteer.table import CURRENT_KEY
 
 NOW_MS = 1_700_000_000_000
 N = 2_000
@@ -21,7 +24,7 @@ def answers(pops: list[int]) -> Answers:
 
 def trial(old: list[int], new: list[int], demand_bps: list[float]) -> Trial:
     m = len(old)
-    return Trial(NOW_MS, NET[:m], PLEN[:m], np.array(demand_bps), answers(old), answers(new))
+    return Trial(NET[:m], PLEN[:m], np.array(demand_bps), answers(old), answers(new))
 
 
 def test_without_a_canary_everybody_moves() -> None:
@@ -38,32 +41,34 @@ def test_a_canary_is_a_fixed_part_of_those_who_would_move() -> None:
 
 
 def test_a_table_that_moves_little_needs_none() -> None:
-    rollout = Rollout(Mode.CANARY, above=0.03)
     gain = np.where(np.arange(N) < 0.02 * N, 1.0, 0.0)
 
-    assert rollout.may_move(NET, PLEN, gain, N).all()
+    assert Rollout(Mode.CANARY).may_move(NET, PLEN, gain, N).all()
+
+
+def tried(slower_us: float, now_ms: int = NOW_MS) -> Rollout:
+    """After two prefixes on trial were measured so much slower than before."""
+    begun = Rollout(Mode.CANARY, trial=trial([0, 0], [1, 1], [1, 1]))
+    return begun.judged(lambda _, said: np.where(said.pop == 1, slower_us, 0.0), now_ms)
 
 
 def test_all_follow_when_nobody_regrets() -> None:
-    begun = Rollout(Mode.CANARY).begun(trial([0, 1], [1, 0], [1, 1]))
-    assert begun.trial is not None
+    assert tried(-2_000).may_move(NET, PLEN, np.ones(N), N).all()
+    assert not tried(-2_000).goes_back
 
-    judged = begun.judged(-2_000.0, NOW_MS)
 
-    assert judged.may_move(NET, PLEN, np.ones(N), N).all()
-    assert judged.begun(trial([0], [1], [1])).trial is None
+def test_noise_is_no_regret() -> None:
+    assert not tried(400).goes_back
 
 
 def test_what_is_regretted_stays_for_a_while() -> None:
-    begun = Rollout(Mode.CANARY).begun(trial([0, 1], [1, 0], [1, 1]))
+    judged = tried(3_000)
+    assert judged.goes_back
 
-    judged = begun.judged(3_000.0, NOW_MS)
-
-    allowed = judged.may_move(NET, PLEN, np.ones(N), N)
-    assert not allowed[:2].any()
-    assert allowed[2:].all()
-    later = judged.begun(trial([], [], [])).judged(0.0, NOW_MS + int(STAY_S * 1_000) + 1)
-    assert later.regretted == {}
+    gain = np.where(np.arange(N) < 2, 1.0, 0.0)
+    assert judged.may_move(NET, PLEN, gain, N).tolist() == [False] * 2 + [True] * (N - 2)
+    later = Rollout(Mode.CANARY, regretted=judged.regretted)
+    assert later.judged(lambda *_: np.zeros(0), NOW_MS + int(STAY_S * 1_000) + 1).regretted == {}
 
 
 def test_regret_is_weighted_by_demand_and_leaves_out_the_unknown() -> None:
@@ -88,3 +93,78 @@ def test_canaries_are_nested(share: float, seed: int) -> None:
     assert not (few & ~more).any()
     assert not canaries(net, plen, 0.0).any()
     assert canaries(net, plen, 1.0).all()
+
+
+def first_answers(scene: Scene) -> list[str]:
+    return [scene.answer(prefix) for prefix in scene.prefixes()]
+
+
+def moved(before: list[str], after: list[str]) -> set[int]:
+    return {i for i, (old, new) in enumerate(zip(before, after, strict=True)) if old != new}
+
+
+def until_moved(scene: Scene, before: list[str], seconds: int = 90) -> set[int]:
+    for _ in range(seconds):
+        scene.run(1)
+        if found := moved(before, first_answers(scene)):
+            return found
+    raise AssertionError(f"nobody moved in {seconds} s")
+
+
+def slowed(rollout: str) -> tuple[Scene, list[str]]:
+    """A scene at rest in which every prefix's own POP becomes far slower."""
+    scene = make_scene(prefixes=60, headroom=20, rollout=rollout, canary_share=0.2)
+    scene.run(95)
+    before = first_answers(scene)
+    for i, pop in enumerate(before):
+        scene.rtt_us[i, scene.pops.index(pop)] += 300_000
+    return scene, before
+
+
+def test_only_canaries_move_first_and_the_others_follow() -> None:
+    scene, before = slowed("canary")
+    chosen = set(np.flatnonzero(canaries(scene.net, scene.plen, 0.2)).tolist())
+
+    first = until_moved(scene, before)
+    assert first <= chosen
+    assert "canary:" in scene.table().meta.note
+
+    scene.run(35)
+    assert moved(before, first_answers(scene)) - chosen
+
+
+def test_regretted_moves_go_back() -> None:
+    scene, before = slowed("canary")
+    first = until_moved(scene, before)
+    after = first_answers(scene)
+    for i in first:
+        scene.rtt_us[i, scene.pops.index(after[i])] += 900_000
+
+    notes = []
+    scene.run(40, lambda now: notes.append(now.table().meta.note))
+
+    back = [note for note in notes if "went back after a regret of" in note]
+    assert back
+    assert {i for i in first if first_answers(scene)[i] == before[i]} == first
+
+
+def test_a_failure_waits_for_no_canary() -> None:
+    scene = make_scene(prefixes=60, headroom=20, rollout="canary", canary_share=0.1)
+    scene.run(95)
+    before = first_answers(scene)
+    victim = before[0]
+
+    scene.down.add(victim)
+    scene.run(15)
+
+    assert victim not in first_answers(scene)
+
+
+def test_in_the_shadow_tables_are_kept_and_nobody_is_sent_by_them() -> None:
+    scene = make_scene(rollout="shadow")
+
+    scene.run(60)
+
+    assert scene.store.read(CURRENT_KEY) is None
+    assert "shadow" in scene.planner.refused
+    assert scene.store.list(REFUSED_PREFIX)
