@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from popsteer.batch import Batcher
+from popsteer.batch import ROWS_MAX_OF, Batcher
 from popsteer.lanes import Sequences
 from popsteer.names import SourceId
 from popsteer.outbox import Record
@@ -29,7 +29,7 @@ from popsteer.sink import Sink
 from popsteer.spill import Spill, Urgency
 from probes.methods import METHODS
 
-LANES, ROWS, PREFIXES = 85, 2_500, 2_000
+LANES, ROWS, PREFIXES = 85, ROWS_MAX_OF[Kind.RTT], 2_000
 BACKLOG_BYTES_MAX = 4 * 1024 * 1024
 """The producer waits for the stream above this, as a schedule would: a burst would go to disk."""
 BASELINE_ROWS = 100_000
