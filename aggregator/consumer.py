@@ -22,12 +22,13 @@ import pyarrow as pa
 from amazon_kclpy import kcl, messages
 from amazon_kclpy.checkpoint_error import CheckpointError
 from amazon_kclpy.v3.processor import RecordProcessorBase
+from botocore.exceptions import BotoCoreError, ClientError
 
 from aggregator import settings as consumer_settings
 from aggregator.partials import Partial, decode_origin, digest, encode
 from aggregator.resume import Parents, resume
 from aggregator.settings import ConsumerSettings
-from aggregator.window import Cut, Record, Rules, ShardFold
+from aggregator.window import Cut, Record, Resume, Rules, ShardFold
 from popsteer.aws import kinesis
 from popsteer.clock import now_ms
 from popsteer.errors import StoreError
@@ -95,9 +96,7 @@ class ShardProcessor(RecordProcessorBase):  # type: ignore[misc]
             grace_ms=settings.grace_ms,
             subjects=frozenset(settings.subjects),
         )
-        start = resume(
-            self._store, settings.stream, self._shard, settings.kinds, self._parents, now_ms()
-        )
+        start = self._resume()
         self._fold = ShardFold(rules, start)
         self._tell("resumed", after=str(start.after), sources=len(start.marks))
 
@@ -161,6 +160,20 @@ class ShardProcessor(RecordProcessorBase):  # type: ignore[misc]
             age_ms=now_ms() - origin.window_start_ms,
             newest_ms=max((mark.newest_ms for mark in origin.marks.values()), default=-1),
         )
+
+    def _resume(self) -> Resume:
+        """Where to go on; S3 and Kinesis may be away meanwhile."""
+        deadline_s, pause_s = time.monotonic() + WRITE_PATIENCE_S, PAUSE_S_MIN
+        stream, kinds = self._settings.stream, self._settings.kinds
+        while True:
+            try:
+                return resume(self._store, stream, self._shard, kinds, self._parents, now_ms())
+            except (StoreError, BotoCoreError, ClientError) as error:
+                if time.monotonic() > deadline_s:
+                    raise
+                self._tell("resume_failed", error=str(error))
+            pause_s = _longer(pause_s)
+            time.sleep(pause_s)
 
     def _create(self, key: str, body: bytes) -> bool:
         deadline_s, pause_s = time.monotonic() + WRITE_PATIENCE_S, PAUSE_S_MIN

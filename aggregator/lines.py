@@ -67,6 +67,7 @@ LEVELS = {
     "conflict": "error",
     "lost": "error",
     "write_failed": "warning",
+    "resume_failed": "warning",
     "checkpoint_failed": "warning",
     "quarantined": "warning",
 }
