@@ -1,0 +1,285 @@
+"""`popsteer bench solver`: time, quality and memory of the assignment, beside its peers.
+
+Each part runs in a process of its own, so that its peak memory is its own and the peers' is not
+counted. Every solution is checked against the market itself: loads are summed anew, and the bound
+is the one that the prices prove. Times are the best of a few runs; what was compiled before is
+told, not timed.
+"""
+
+import json
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from aggregator.market import Crew, Ints, Market, crew
+from aggregator.prices import Cleared, clear
+from benchmarks.figure import Figure
+from benchmarks.solver_peers import Peer, flow, has_flow, highs
+from benchmarks.solver_world import Shape, changed, make_market
+
+THREADS = 2
+MOVE_US = 1_500.0
+"""What a row must gain before it moves, in the warm runs."""
+WARM_UP_ROWS = 5_000
+OVER_MAX = 1e-6
+"""Load over capacity that counts as none: the rounding of float32 sums."""
+NONE = float("inf")
+RUNS, MANY_RUNS = 3, 2
+Result = TypeVar("Result")
+INK = {"popsteer": "#2a6fdb", "HiGHS": "#c2571a", "OR-Tools flow": "#3c8a4e"}
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """How one solution came out."""
+
+    name: str
+    rows: int
+    wall_s: float
+    cpu_s: float
+    gap: float
+    """Of the bound, how much more the solution costs; moving included."""
+    over_share: float
+    """Of all demand, what lies above capacities."""
+    moved_share: float
+    mean_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one process measured."""
+
+    solved: tuple[Solved, ...]
+    compile_s: float
+    memory_bytes: float
+
+
+def run(
+    json_path: Path | None = None,
+    plots_dir: Path | None = None,
+    rows: int = 1_000_000,
+    many_rows: int = 5_000_000,
+    highs_rows: int = 100_000,
+    flow_rows: int = 1_000_000,
+    pops: int = 600,
+    candidates: int = 8,
+    utilisation: float = 0.75,
+    change: float = 0.01,
+    seed: int = 1,
+) -> int:
+    """Solve cold and warm, compare with HiGHS and min-cost flow; print the bounds, write JSON.
+
+    Args:
+        json_path: File for the figures.
+        plots_dir: Folder for a picture of time against rows (SVG and PNG); needs matplotlib.
+        rows: Prefixes of the main instance.
+        many_rows: Prefixes of the largest one; 0 leaves it out.
+        highs_rows: Prefixes of the one that HiGHS solves, too; 0 leaves it out.
+        flow_rows: Prefixes of the one that OR-Tools solves, too; 0 leaves it out.
+        pops: POPs, each with two to six links.
+        candidates: POPs that a prefix can be sent to.
+        utilisation: Demand over the capacity of all POPs.
+        change: Share of rows and capacities that are another in the warm run.
+        seed: Of everything random.
+
+    Returns:
+        The exit code: 1 when a bound is missed.
+    """
+    screen = Console()
+    shape = Shape(rows, pops, candidates, seed, utilisation)
+    main = _apart(_measure, shape, change, RUNS)
+    screen.print(f"compiled or loaded in {main.compile_s:.1f} s, not part of any time below")
+    solved, peers = list(main.solved), []
+    figures = _main_figures(main)
+    if many_rows:
+        many = _apart(_measure, replace(shape, rows=many_rows), change, MANY_RUNS).solved
+        figures.append(Figure(f"{many_rows:,} rows, cold", many[0].wall_s, 10, "s"))
+        figures.append(Figure(f"{many_rows:,} rows, overload", many[0].over_share, OVER_MAX, ""))
+        solved += many
+    wanted: list[tuple[int, Callable[[Shape], Peer]]] = [(highs_rows, _highs)]
+    if has_flow():
+        wanted.append((flow_rows, _flow))
+    else:
+        screen.print("OR-Tools is not installed: no minimum cost flow beside it")
+    for count, peer in wanted:
+        if count:
+            small = replace(shape, rows=count)
+            if all(one.rows != count for one in solved):
+                solved += [replace(s, rows=count) for s in _apart(_measure, small, 0.0, 1).solved]
+            peers.append(replace(_apart(peer, small), rows=count))
+            ours = next(s for s in solved if s.rows == count)
+            over = ours.mean_us / peers[-1].mean_us - 1
+            figures.append(
+                Figure(f"over {peers[-1].name}'s optimum, {count:,} rows", 100 * over, 0.1, "%")
+            )
+    _show(screen, solved, peers, figures)
+    if plots_dir is not None:
+        screen.print(f"wrote {_draw(solved, peers, plots_dir)}")
+    return _finish(screen, json_path, solved, peers, figures)
+
+
+def _main_figures(part: Part) -> list[Figure]:
+    cold, warm = part.solved
+    return [
+        Figure("cold", cold.wall_s, 2, "s"),
+        Figure("cold, processor time", cold.cpu_s, NONE, "s"),
+        Figure("cold, certified gap", 100 * cold.gap, 0.15, "%"),
+        Figure("cold, overload", cold.over_share, OVER_MAX, ""),
+        Figure("warm", warm.wall_s, 0.3, "s"),
+        Figure("warm, processor time", warm.cpu_s, NONE, "s"),
+        Figure("warm, certified gap", 100 * warm.gap, 0.15, "%"),
+        Figure("warm, overload", warm.over_share, OVER_MAX, ""),
+        Figure("warm, moved", 100 * warm.moved_share, NONE, "%"),
+        Figure("memory, instance included", part.memory_bytes / 1e9, 1, "GB"),
+    ]
+
+
+def _apart(work: Callable[..., Result], *args: object) -> Result:
+    """The result of a function that had a process for itself."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *args).result()
+
+
+def _measure(shape: Shape, change: float, runs: int) -> Part:
+    start = time.perf_counter()
+    with crew(THREADS) as workers:
+        small = make_market(replace(shape, rows=WARM_UP_ROWS))
+        clear(small, workers, clear(small, workers).price_us)
+        compile_s = time.perf_counter() - start
+        market = make_market(shape)
+        cold, first = _best("cold", market, None, runs, workers)
+        solved = [replace(cold, rows=shape.rows)]
+        if change:
+            later = changed(market, change, shape.seed + 1)
+            del market
+            warm, _ = _best("warm", _sticky(later, first.at), first, runs, workers)
+            solved.append(replace(warm, rows=shape.rows))
+    memory = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Part(tuple(solved), compile_s, memory)
+
+
+def _best(
+    name: str, market: Market, before: Cleared | None, runs: int, workers: Crew
+) -> tuple[Solved, Cleared]:
+    """The fastest of a few equal runs."""
+    times, warm = [], None if before is None else before.price_us
+    for _ in range(runs):
+        start, cpu = time.perf_counter(), time.process_time()
+        cleared = clear(market, workers, warm)
+        times.append((time.perf_counter() - start, time.process_time() - cpu))
+    wall_s, cpu_s = min(times)
+    return _judged(name, market, cleared, wall_s, cpu_s, before), cleared
+
+
+def _judged(
+    name: str, market: Market, cleared: Cleared, wall_s: float, cpu_s: float, before: Cleared | None
+) -> Solved:
+    """What the market itself says of a solution."""
+    row = np.arange(len(market))
+    demand = market.demand.astype(np.float64)
+    load = np.zeros(len(market.capacity))
+    for number in (market.pop, market.link):
+        load += np.bincount(number[row, cleared.at], demand, len(load))
+    spent, whole = float(market.cost_us[row, cleared.at] @ demand), float(demand.sum())
+    over = float(np.maximum(load - market.capacity, 0.0).sum()) / whole
+    moved = 0.0 if before is None else float(demand[before.at != cleared.at].sum()) / whole
+    gap = spent / cleared.bound - 1
+    return Solved(name, len(market), wall_s, cpu_s, gap, over, moved, spent / whole)
+
+
+def _sticky(market: Market, at: Ints) -> Market:
+    """The market in which leaving the present candidate costs something."""
+    cost = market.cost_us + np.float32(MOVE_US)
+    row = np.arange(len(market))
+    cost[row, at] = market.cost_us[row, at]
+    return replace(market, cost_us=cost)
+
+
+def _highs(shape: Shape) -> Peer:
+    return highs(make_market(shape))
+
+
+def _flow(shape: Shape) -> Peer:
+    return flow(make_market(shape), shape.pops)
+
+
+def _show(screen: Console, solved: list[Solved], peers: list[Peer], figures: list[Figure]) -> None:
+    table = Table("solver", "rows", "wall s", "cpu s", "mean ms", "gap", "overload", "moved")
+    for one in solved:
+        table.add_row(
+            f"popsteer, {one.name}",
+            f"{one.rows:,}",
+            f"{one.wall_s:.2f}",
+            f"{one.cpu_s:.2f}",
+            f"{one.mean_us / 1e3:.4f}",
+            f"{one.gap:.4%}",
+            f"{one.over_share:.5%}",
+            f"{one.moved_share:.2%}",
+        )
+    for peer in peers:
+        mean = f"{peer.mean_us / 1e3:.4f}"
+        wall, cpu = f"{peer.wall_s:.2f}", f"{peer.cpu_s:.2f}"
+        table.add_row(peer.name, f"{peer.rows:,}", wall, cpu, mean, "", "", "")
+    screen.print(table)
+    judged = Table("figure", "measured", "bound", "")
+    for one in figures:
+        word = ("ok" if one.good else "MISSED") if one.bound_text else ""
+        judged.add_row(one.name, f"{one.value:.4g} {one.unit}", one.bound_text, word)
+    screen.print(judged)
+
+
+def _finish(
+    screen: Console,
+    json_path: Path | None,
+    solved: list[Solved],
+    peers: list[Peer],
+    figures: list[Figure],
+) -> int:
+    if json_path is not None:
+        facts = {
+            "figures": [
+                {"name": f.name, "value": f.value, "unit": f.unit, "good": f.good} for f in figures
+            ],
+            "solved": [asdict(one) for one in solved],
+            "peers": [asdict(peer) for peer in peers],
+        }
+        json_path.write_text(json.dumps(facts, indent=1) + "\n")
+    missed = [figure.name for figure in figures if not figure.good]
+    if missed:
+        screen.out(f"misses: {'; '.join(missed)}", highlight=False)
+    key = {figure.name: float(f"{figure.value:.4g}") for figure in figures}
+    screen.out(json.dumps(key), highlight=False)
+    return 1 if missed else 0
+
+
+def _draw(solved: list[Solved], peers: list[Peer], folder: Path) -> str:
+    """Time against rows, both logarithmic."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    ours = sorted((one.rows, one.wall_s) for one in solved if one.name == "cold")
+    axes.loglog(*zip(*ours, strict=True), marker="o", color=INK["popsteer"], label="popsteer")
+    for peer in peers:
+        axes.loglog(
+            [peer.rows], [peer.wall_s], "s", color=INK.get(peer.name, "grey"), label=peer.name
+        )
+    axes.set(xlabel="prefixes", ylabel="seconds, cold", title="Assignment of prefixes to POPs")
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(frameon=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in ("svg", "png"):
+        figure.savefig(folder / f"solver.{kind}", dpi=150)
+    plt.close(figure)
+    return str(folder / "solver.svg")
