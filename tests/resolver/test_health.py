@@ -20,7 +20,7 @@ from popsteer.config import Config, Health, Pop
 from resolver.checks import Target, checked
 from resolver.health import Belief, Prober
 
-FAST = Health(port=1, interval_s=0.02, timeout_s=0.2, down_after=2, up_after=3)
+FAST = Health(port=1, interval_s=0.02, timeout_s=1.0, down_after=2, up_after=3)
 DEADLINE_S = 10
 HERE = Target("fra1", "127.0.0.1")
 
@@ -132,7 +132,29 @@ async def test_a_pop_goes_down_and_comes_back_and_a_restart_remembers(
         running.cancel()
         await asyncio.wait([running])
     assert len(turned) == 2
-    assert msgspec.json.decode(kept.read_bytes()) == {"fra1": True}
+    assert msgspec.json.decode(kept.read_bytes()) == {"fra1 127.0.0.1": True}
+
+
+async def test_all_addresses_are_checked_and_a_dead_family_is_the_nodes_own_trouble(
+    tmp_path: Path, closed_port: int
+) -> None:
+    pops = (
+        Pop(id="fra1", ipv4=("127.0.0.1", "127.0.0.2"), ipv6=("::1",)),
+        Pop(id="ams1", ipv4=("127.0.0.3",)),
+    )
+    kept = tmp_path / "health.json"
+    prober = Prober(Config(pop=pops), health(closed_port), kept, Random(1), lambda: None)
+    running = asyncio.create_task(prober.run())
+    await until(lambda: prober.down == {"fra1", "ams1"})
+    six = socket.create_server(("::1", closed_port), family=socket.AF_INET6)
+    with socket.create_server(("127.0.0.2", closed_port)):
+        # The second address is enough; IPv6, when it is back, changes nothing.
+        await until(lambda: prober.down == {"ams1"} and b'"fra1 ::1":true' in kept.read_bytes())
+    await until(lambda: not prober.down)  # no IPv4 anywhere, while IPv6 is well
+    six.close()
+    await until(lambda: prober.down == {"fra1", "ams1"})
+    running.cancel()
+    await asyncio.wait([running])
 
 
 def test_a_torn_memory_is_no_memory(tmp_path: Path) -> None:

@@ -241,7 +241,8 @@ def test_a_node_that_doubts_its_checks_follows_its_policy_until_they_pass(tmp_pa
 
     def rcode_with(beliefs: dict[str, bool]) -> int:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(msgspec.json.encode(beliefs))
+        known = {f"{pop} 127.0.0.1": up for pop, up in beliefs.items()}
+        kept.write_bytes(msgspec.json.encode(known))
         worker.update(Node(config, lambda _: None).update())
         made = answer(QUERY, CLIENT, worker.snapshot, 0, 0)
         assert made is not None
