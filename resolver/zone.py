@@ -154,8 +154,9 @@ class Zone:
             if below is None:
                 return self._wildcard(name[start + 1 :], node)
             node = below
-            # At the cut itself the parent answers for DS alone (RFC 4035 §3.1.4.1).
-            if NS in node.rrsets and (start or qtype != DS):
+            # At the cut itself the parent answers for DS (RFC 4035 §3.1.4.1) and for its NSEC.
+            parental = qtype == DS or (qtype == NSEC and NSEC in node.rrsets)
+            if NS in node.rrsets and (start or not parental):
                 return Match(Outcome.DELEGATED, node)
             if start and DNAME in node.rrsets:
                 return Match(Outcome.RENAMED, node)
