@@ -1,7 +1,10 @@
 """The local health loop: this node's own checks of POP addresses.
 
-Owns the up-or-down belief of each POP, with hysteresis, kept on disk so that a restart begins
+Owns the up-or-down belief of each address, with hysteresis, kept on disk so that a restart begins
 with what was known and not with hope or fear. One prober per node, however many workers answer.
+A POP is down when all its addresses of a family are, because clients of that family are then given
+nothing that answers; a family of which no POP's address answers is this node's own trouble, and
+is left out as long as the other one is well.
 The rule that joins this with the planner's state, and the panic threshold, are `resolver.route`'s.
 """
 
@@ -25,7 +28,7 @@ JITTER = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Belief:
-    """What is believed of one POP."""
+    """What is believed of one address."""
 
     up: bool = True
     streak: int = 0
@@ -41,7 +44,7 @@ class Belief:
 
 
 class Prober:
-    """Checks every POP each interval; `changed` is called whenever a belief turns."""
+    """Checks every address each interval; `changed` is called whenever a belief turns."""
 
     def __init__(
         self, config: Config, health: Health, kept: Path, rng: Random, changed: Callable[[], None]
@@ -51,38 +54,49 @@ class Prober:
         self._kept = kept
         self._rng = rng
         self._changed = changed
-        self._targets = [Target(p.id, (p.ipv4 + p.ipv6)[0]) for p in config.pop if p.ipv4 or p.ipv6]
+        targets = [Target(p.id, address) for p in config.pop for address in p.ipv4 + p.ipv6]
         known = _last_known(kept)
-        self._beliefs = {one.pop: Belief(known.get(one.pop, True)) for one in self._targets}
+        self._beliefs = {one: Belief(known.get(_name(one), True)) for one in targets}
 
     @property
     def down(self) -> frozenset[str]:
         """POPs that are believed to be down."""
-        return frozenset(pop for pop, belief in self._beliefs.items() if not belief.up)
+        up = {(one.pop, _is_ipv6(one)) for one, belief in self._beliefs.items() if belief.up}
+        families = {ipv6 for _, ipv6 in up} or {False, True}
+        judged = [(one.pop, _is_ipv6(one)) for one in self._beliefs]
+        return frozenset(pop for pop, ipv6 in judged if ipv6 in families and (pop, ipv6) not in up)
 
     async def run(self) -> None:
         """Check until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            for target in self._targets:
+            for target in self._beliefs:
                 tasks.create_task(self._watch(target))
 
     async def _watch(self, target: Target) -> None:
         interval_s = self._health.interval_s
         await asyncio.sleep(self._rng.random() * interval_s)
         while True:
-            self._learn(target.pop, await checked(target, self._health))
+            self._learn(target, await checked(target, self._health))
             await asyncio.sleep(interval_s * (1 + JITTER * (2 * self._rng.random() - 1)))
 
-    def _learn(self, pop: str, passed: bool) -> None:
-        before = self._beliefs[pop]
-        after = self._beliefs[pop] = before.after(passed, self._health)
+    def _learn(self, target: Target, passed: bool) -> None:
+        before = self._beliefs[target]
+        after = self._beliefs[target] = before.after(passed, self._health)
         if after.up != before.up:
-            logger().warning("POP turned", pop=pop, up=after.up)
-            beliefs = {name: belief.up for name, belief in self._beliefs.items()}
+            logger().warning("address turned", pop=target.pop, address=target.address, up=after.up)
+            beliefs = {_name(one): belief.up for one, belief in self._beliefs.items()}
             # A full disk must not stop the checks; only the next start would know less.
             with contextlib.suppress(OSError):
                 keep(self._kept, msgspec.json.encode(beliefs))
             self._changed()
+
+
+def _name(target: Target) -> str:
+    return f"{target.pop} {target.address}"
+
+
+def _is_ipv6(target: Target) -> bool:
+    return ":" in target.address
 
 
 def _last_known(path: Path) -> Mapping[str, bool]:
