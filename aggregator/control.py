@@ -149,17 +149,19 @@ class Load:
     """Capacity as configured or reported, before links and orders."""
     reason: tuple[str, ...]
     """What bounds the capacity, where it is not the configuration."""
+    own_bps: F64 | None = None
+    """Capacity before links: what to plan with where it is known who uses which link."""
 
 
 def measured(fleet: Fleet, signals: Signals, caps_bps: Mapping[str, float], now_ms: int) -> Load:
     """Load and capacity of all POPs now; `caps_bps` are the operators' orders."""
     load = np.array([_fresh(signals, pop, Signal.LOAD_BPS, now_ms) for pop in fleet.pops])
     capacity = fleet.capacity_bps.copy()
-    rated = fleet.capacity_bps.copy()
+    rated, own = fleet.capacity_bps.copy(), fleet.capacity_bps.copy()
     reason = [""] * len(fleet.pops)
     for p, pop in enumerate(fleet.pops):
         if 0 < (said := signals.value(pop, Signal.CAPACITY_BPS)) < 0.999 * capacity[p]:
-            capacity[p] = rated[p] = said
+            capacity[p] = rated[p] = own[p] = said
             reason[p] = "it reports less capacity than configured"
         for link, link_bps in fleet.links[p].items():
             tx_bps = _fresh(signals, link_subject(pop, link), Signal.TX_BPS, now_ms)
@@ -170,7 +172,8 @@ def measured(fleet: Fleet, signals: Signals, caps_bps: Mapping[str, float], now_
                     capacity[p], reason[p] = bound, f"link {link} bounds it"
         if pop in caps_bps and caps_bps[pop] < capacity[p]:
             capacity[p], reason[p] = caps_bps[pop], "capped by order"
-    return Load(load, capacity, rated, tuple(reason))
+        own[p] = min(own[p], caps_bps.get(pop, np.inf))
+    return Load(load, capacity, rated, tuple(reason), own)
 
 
 def _fresh(signals: Signals, subject: str, signal: Signal, now_ms: int) -> float:

@@ -92,15 +92,22 @@ class Reference:
         return Rows(pop[self.group], best[self.group], every)
 
     def excess_ms(self, t_s: float) -> F64:
-        """[n, p], how much dearer than its cheapest each POP is for a prefix, prices included."""
+        """[n, p], how much worse each POP is for a prefix than what the optimum gives it.
+
+        The lesser of two: how much longer than the optimum's mean for its group the RTT is, and
+        how much dearer the POP is than the cheapest, prices of scarce capacity included. None at
+        a dead POP: who clings to it counts as overload.
+        """
         minute, setting = self.at(t_s), self.setting
-        p = len(setting.capacity_bps)
-        price = minute.price_ms[:p] + minute.price_ms[p:][setting.link]
-        worth = setting.rtt_ms(t_s) + price
-        alive = setting.alive(t_s)
-        excess: F64 = worth - worth[:, alive].min(axis=1, keepdims=True)
-        # Whoever clings to a dead POP counts as overload, not as misrouted too.
-        return np.where(alive, excess, 0.0)
+        rtt, alive = setting.rtt_ms(t_s), setting.alive(t_s)
+        pop = self._pop[self.group]
+        given = minute.share[self.group] * np.take_along_axis(rtt, pop, 1)
+        longer = rtt - given.sum(axis=1, keepdims=True)
+        p = len(alive)
+        worth = rtt + minute.price_ms[:p] + minute.price_ms[p:][setting.link]
+        dearer = worth - worth[:, alive].min(axis=1, keepdims=True)
+        excess: F64 = np.where(alive, np.minimum(longer, dearer), 0.0)
+        return excess
 
     def moved_per_min(self, start_s: int, end_s: int) -> float:
         """Share of all demand that had to move in a minute, mean over a stretch of time."""

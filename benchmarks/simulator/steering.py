@@ -18,7 +18,7 @@ from aggregator.demand import Demand
 from aggregator.estimate import Estimates, Estimator
 from aggregator.guard import Case, judge
 from aggregator.memory import Reference
-from aggregator.policy import ADDITIVE
+from aggregator.policy import ADDITIVE, DEFAULT
 from aggregator.prefixes import Prefixes
 from aggregator.signals import Signals
 from benchmarks.simulator.caches import NO_POP, RANKS
@@ -87,6 +87,8 @@ class Production:
         self.health = Health(self.fleet.pops)
         self._terms = setting.terms()
         self._places = setting.places()[self._world_row]
+        # The POPs' routers know which link leads where.
+        self._route = setting.link[self._world_row] if self.policy == DEFAULT else None
         target = self._plan.target_utilisation
         self.loop = LoadLoop(self.fleet, target, self.policy in ADDITIVE)
         self._arbiter = Arbiter(self._plan.latency_period_s, self._plan.load_period_s)
@@ -95,6 +97,7 @@ class Production:
         self._in_force: Table | None = None
         self._said: Answers | None = None
         self._prices_us: F64 | None = None
+        self._link_prices_us: F64 | None = None
         self._window_last_ms = 0
         self._windows = 0
         self._heard = False
@@ -156,6 +159,8 @@ class Production:
         self.plans += 1
         if outcome is not None:
             self._prices_us = outcome.assignment.price_us
+            links = outcome.assignment.link_price_us
+            self._link_prices_us = links if len(links) else None
         if outcome is None or not self._passes(outcome, inputs, estimates, self._load):
             return None
         self._reference.accept(estimates, self._load.rated_bps, len(self.fleet.pops))
@@ -181,7 +186,7 @@ class Production:
             prefixes=self.prefixes,
             estimates=estimates,
             demand_bps=demand,
-            capacity_bps=self.loop.plan_capacity_bps(load.capacity_bps, placed),
+            capacity_bps=self.loop.plan_capacity_bps(self._room_bps(load), placed),
             up=self.health.up,
             drained=np.zeros(len(self.fleet.pops), bool),
             pins={},
@@ -196,7 +201,16 @@ class Production:
             ),
             terms=self._terms,
             places=self._places,
+            route=self._route,
+            link_bps=self._plan.target_utilisation * self.setting.link_bps,
+            warm_link_us=self._link_prices_us,
         )
+
+    def _room_bps(self, load: Load) -> F64:
+        """[p]; links bound POPs as a whole only for policies that do not look at them."""
+        if self._route is None or load.own_bps is None:
+            return load.capacity_bps
+        return load.own_bps
 
     def _passes(
         self, outcome: cycle.Outcome, inputs: cycle.Inputs, estimates: Estimates, load: Load
