@@ -7,12 +7,14 @@ their difference, a demand d would gain d s (phi(z) - z Phi(-z)) (the expected i
 or carries no traffic is worth nothing.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from aggregator.candidates import Candidates
 from aggregator.estimate import NINE_IN_TEN_SIGMAS
+from aggregator.kernel import kernel
 from aggregator.prefixes import Prefixes
 from aggregator.solve import Assignment, Problem
 from popsteer.clock import MINUTE_MS
@@ -57,27 +59,44 @@ def wanted_pairs(
 
 def worth_of_knowing(considered: Candidates, problem: Problem, assignment: Assignment) -> F64:
     """[n, k], what knowing each pair's RTT would save on average, demand times microseconds."""
-    usable = np.isfinite(problem.cost_us)
-    cost = np.where(usable, considered.cost_us + assignment.price_us[considered.pop], np.inf)
-    sigma = np.where(usable, np.nan_to_num(considered.spread_us), 0.0) / NINE_IN_TEN_SIGMAS
-    line = np.arange(len(cost))
-    chosen = assignment.share.argmax(axis=1) if cost.size else line
-    placed = (assignment.share > 0).any(axis=1) & usable[line, chosen]
-    own_cost = np.where(placed, cost[line, chosen], np.inf)[:, None]
-    own_sigma = sigma[line, chosen][:, None]
-    both = np.hypot(sigma, own_sigma)
-    open_ = usable & placed[:, None] & (both > 0) & (cost - own_cost < FAR_SIGMAS * both)
-    open_[line, chosen] = False
-    at = np.nonzero(open_)
-    s = both[at]
-    z = (cost[at] - own_cost[at[0], 0]) / s
-    saved = s * (np.exp(-z * z / 2) / np.sqrt(2 * np.pi) - z * ndtr(-z))
-    saved *= problem.demand_bps[at[0]]
-    # Each takes the part of the doubt that is its own; the chosen one, of its closest rival.
-    part = (sigma[at] / s) ** 2
-    worth = np.zeros(cost.shape)
-    worth[at] = saved * part
-    rest = np.zeros(len(cost))
-    np.maximum.at(rest, at[0], saved * (1 - part))
-    worth[line, chosen] = rest
+    worth = np.zeros(considered.pop.shape)
+    known = considered.cost_us + assignment.price_us[considered.pop]
+    _value(
+        np.where(np.isfinite(problem.cost_us), known, np.inf),
+        considered.spread_us,
+        assignment.share,
+        problem.demand_bps,
+        worth,
+    )
     return worth
+
+
+@kernel
+def _value(cost_us: F64, spread_us: F64, share: F64, demand_bps: F64, worth: F64) -> None:
+    """Costs are infinite where a candidate cannot be used; spreads NaN where there is none."""
+    n, k = cost_us.shape
+    for row in range(n):
+        own = 0
+        for c in range(1, k):
+            if share[row, c] > share[row, own]:
+                own = c
+        if share[row, own] <= 0 or not np.isfinite(cost_us[row, own]):
+            continue
+        own_sigma = max(0.0, spread_us[row, own] / NINE_IN_TEN_SIGMAS)
+        for c in range(k):
+            if c == own or not np.isfinite(cost_us[row, c]):
+                continue
+            sigma = max(0.0, spread_us[row, c] / NINE_IN_TEN_SIGMAS)
+            both = np.sqrt(sigma * sigma + own_sigma * own_sigma)
+            behind = cost_us[row, c] - cost_us[row, own]
+            if both == 0 or behind >= FAR_SIGMAS * both:
+                continue
+            z = behind / both
+            tail = math.erfc(z / math.sqrt(2.0)) / 2
+            saved = both * (math.exp(-z * z / 2) / math.sqrt(2 * math.pi) - z * tail)
+            saved *= demand_bps[row]
+            # Each takes the part of the doubt that is its own; the chosen one, of its closest
+            # rival.
+            part = (sigma / both) ** 2
+            worth[row, c] = saved * part
+            worth[row, own] = max(worth[row, own], saved * (1 - part))
