@@ -51,7 +51,7 @@ COLD = (
     Stage(150.0, 2_500.0, 4e-3),
     Stage(60.0, 1_200.0, 1e-3),
 )
-WARM = (Stage(150.0, 2_500.0, 4e-3), Stage(60.0, 1_200.0, 1e-3))
+WARM = (Stage(150.0, 2_500.0, 5e-3),)
 STEPS_MAX = 8
 """Newton steps of one round."""
 

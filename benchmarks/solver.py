@@ -231,9 +231,9 @@ def _show(screen: Console, solved: list[Solved], peers: list[Peer], figures: lis
         table.add_row(peer.name, f"{peer.rows:,}", wall, cpu, mean, "", "", "")
     screen.print(table)
     judged = Table("figure", "measured", "bound", "")
-    for one in figures:
-        word = ("ok" if one.good else "MISSED") if one.bound_text else ""
-        judged.add_row(one.name, f"{one.value:.4g} {one.unit}", one.bound_text, word)
+    for figure in figures:
+        word = ("ok" if figure.good else "MISSED") if figure.bound_text else ""
+        judged.add_row(figure.name, f"{figure.value:.4g} {figure.unit}", figure.bound_text, word)
     screen.print(judged)
 
 

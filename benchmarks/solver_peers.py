@@ -7,12 +7,14 @@ flow needs whole numbers; demands are rounded to thousandths of the mean. OR-Too
 import time
 from dataclasses import dataclass
 from importlib import util
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import linprog
 
-from aggregator.market import F64, Ints, Market
+from aggregator.market import Ints, Market
 from aggregator.newton import OVERFLOW_US
 
 DEMAND_STEPS = 1_000
@@ -80,7 +82,7 @@ def flow(market: Market, pops: int) -> Peer:
     k = market.cost_us.shape[1]
     sink, link = n + r, np.arange(pops, r)
 
-    def arcs(tail: Ints, head: Ints, size: Ints, cost: F64) -> None:
+    def arcs(tail: Ints, head: Ints, size: Ints, cost: NDArray[Any]) -> None:
         prices = np.rint(cost).astype(np.int64)
         graph.add_arcs_with_capacity_and_unit_cost(tail, head, size, prices)
 
