@@ -20,6 +20,7 @@ import dns.tsig
 
 from popsteer.config import Config, host_port
 from popsteer.telemetry import logger
+from resolver.transfer import is_newer
 from resolver.tsig import key_name, keys_of
 from resolver.wire import Key
 
@@ -67,7 +68,9 @@ class Notifier:
     def offer(self, serials: Iterable[tuple[Key, int]]) -> None:
         """Announce what is new among the serials that a worker serves."""
         for origin, serial in serials:
-            if not self.targets or self._announced.get(origin) == serial:
+            known = self._announced.get(origin)
+            # Workers read a change one after the other: the last to do so still tells the old.
+            if not self.targets or (known is not None and not is_newer(serial, known)):
                 continue
             self._announced[origin] = serial
             for target in self.targets:
