@@ -92,9 +92,7 @@ async def _producer(
     per_cpu_s = sink.counts.samples / cpu_s
     lost = sink.counts.samples - put.records * ROWS
     return [
-        Figure(
-            "samples into records", sink.counts.samples / cpu_s, 1e6, "/s a core", at_least=True
-        ),
+        Figure("samples into records", per_cpu_s, 1e6, "/s a core", at_least=True),
         Figure("bytes a sample", put.bytes / sink.counts.samples, 12, "B"),
         Figure("samples that did not arrive", lost, 0, ""),
     ]
