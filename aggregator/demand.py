@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.merge import event_end_ms
+from aggregator.merge import event_end_ms, rows_of_all
 from aggregator.partials import DemandPartial
 from aggregator.prefixes import UNKNOWN, Prefixes, Rows
 from popsteer.clock import SECOND_MS
@@ -50,23 +50,32 @@ class Demand:
 
     def observe(self, partials: Iterable[DemandPartial], prefixes: Prefixes) -> None:
         """Learn from reports; late ones count as if they had come in time and aged since."""
-        for partial in partials:
-            if not len(partial.net):
-                continue
-            end_ms = event_end_ms(partial)
-            self._advance(int(end_ms.max()), int(end_ms.min()) - partial.origin.window_ms)
-            self._add(partial, prefixes.add(partial.net, partial.plen), self._as_of_ms - end_ms)
+        listed = [partial for partial in partials if len(partial.net)]
+        if not listed:
+            return
+        ends_ms = [event_end_ms(partial) for partial in listed]
+        since = (int(e.min()) - p.origin.window_ms for e, p in zip(ends_ms, listed, strict=True))
+        end_ms = np.concatenate(ends_ms)
+        self._advance(int(end_ms.max()), min(since))
+        pop = [np.array([self._pops.get(n, -1) for n in p.pops], np.int64)[p.pop] for p in listed]
+        row, number = np.concatenate(rows_of_all(listed, prefixes)), np.concatenate(pop)
+        bits = np.concatenate([partial.bits for partial in listed])
+        queries = np.concatenate([partial.queries for partial in listed])
+        # In one order, whatever shards the reports came by: sums of floats depend on it.
+        order = np.lexsort((queries, bits, number, row, end_ms))
+        late_ms = self._as_of_ms - end_ms[order]
+        self._add(row[order], number[order], bits[order], queries[order], late_ms)
 
-    def _add(self, partial: DemandPartial, rows: Rows, late_ms: NDArray[np.int64]) -> None:
+    def _add(
+        self, row: Rows, pop: Rows, bits: F64, queries: NDArray[np.uint64], late_ms: Rows
+    ) -> None:
         weight = np.exp2(-late_ms / (HALF_LIFE_S * SECOND_MS))
-        known = rows != UNKNOWN
-        self._bits = _longer(self._bits, int(rows.max()) + 1)
-        bits = weight * partial.bits
-        self._bits += np.bincount(rows[known], bits[known], len(self._bits))
-        self._queries += float((weight * partial.queries).sum())
-        pop = np.array([self._pops.get(p, -1) for p in partial.pops], np.int64)[partial.pop]
-        bits = np.exp(-late_ms / self._flight_ms) * partial.bits
-        self._pop_bits += np.bincount(pop[pop >= 0], bits[pop >= 0], len(self._pop_bits))
+        known = row != UNKNOWN
+        self._bits = _longer(self._bits, int(row.max()) + 1)
+        self._bits += np.bincount(row[known], (weight * bits)[known], len(self._bits))
+        self._queries += float((weight * queries).sum())
+        flying = np.exp(-late_ms / self._flight_ms) * bits
+        self._pop_bits += np.bincount(pop[pop >= 0], flying[pop >= 0], len(self._pop_bits))
 
     def _advance(self, end_ms: int, start_ms: int) -> None:
         if not self._since_ms:

@@ -22,7 +22,7 @@ from aggregator.partials import (
     window_of_key,
     window_prefix,
 )
-from aggregator.prefixes import UNKNOWN, Prefixes
+from aggregator.prefixes import UNKNOWN, Prefixes, Rows
 from popsteer.errors import StoreError
 from popsteer.samples import Kind
 from popsteer.store import ObjectStore
@@ -100,12 +100,13 @@ def rtt_windows(
 ) -> list[RttWindow]:
     """The windows of event time in the partials, oldest first.
 
-    Prefixes are added; rows of POPs that are not among `pops` are left out.
+    Prefixes are added; rows of POPs that are not among `pops` are left out. Which partial says
+    what changes nothing, so neither does the number of shards.
     """
+    listed = list(partials)
     columns: list[list[NDArray[np.int64]]] = []
-    for partial in partials:
+    for partial, row in zip(listed, rows_of_all(listed, prefixes), strict=True):
         pop = _pop_numbers(partial.pops, pops)[partial.pop]
-        row = prefixes.add(partial.net, partial.plen)
         keep = (pop != UNKNOWN) & (row != UNKNOWN)
         rank = np.where(partial.bucket == LOST, _LOST_RANK, partial.bucket).astype(np.int64)
         end_ms = event_end_ms(partial)
@@ -119,6 +120,16 @@ def rtt_windows(
         for one in np.unique(end)
         for here in [end == one]
     ]
+
+
+def rows_of_all(
+    partials: Sequence[RttPartial] | Sequence[DemandPartial], prefixes: Prefixes
+) -> list[Rows]:
+    """The row of each prefix of each partial; new ones are added together, in one order."""
+    if not partials:
+        return []
+    net, plen = (np.concatenate([getattr(p, name) for p in partials]) for name in ("net", "plen"))
+    return np.split(prefixes.add(net, plen), np.cumsum([len(p.net) for p in partials])[:-1])
 
 
 def event_end_ms(partial: RttPartial | DemandPartial) -> NDArray[np.int64]:

@@ -45,6 +45,9 @@ name = "www.cdn.example."
 def rtt_record(source: str, number: int, arrival_ms: int, rng: np.random.Generator) -> Recorded:
     n = PREFIXES * len(POPS)
     row, pop = np.divmod(np.arange(n), len(POPS))
+    row += 5 * int(
+        source.removeprefix("agent").removesuffix(".rtt")
+    )  # each has prefixes of its own
     batch = RttBatch(
         Header(SourceId(source), number, arrival_ms - 800, POPS),
         rng.integers(0, 700, n).astype(np.uint32),
