@@ -162,8 +162,10 @@ def play(stage: Stage, fault: Fault, run: int, scale: Scale) -> Outcome:
 
 def _played(scene: Scene, fault: Fault) -> Outcome:
     scale, producer = scene.scale, scene.producer
-    producer.offer(fault.rate or scale.rate(scale.outage_s if fault.lasting else 0.0))
-    time.sleep(scene.stage.rng.uniform(0.2, 0.4) * scale.offer_s)
+    rate = fault.rate or scale.rate(scale.outage_s if fault.lasting else 0.0)
+    producer.offer(rate)
+    before = scene.stage.rng.uniform(0.2, 0.4) * scale.offer_s * rate
+    scene.wait(lambda: samples(scene.sent) >= before, "the producer offers nothing")
     playing = fault.play(scene)
     next(playing)
     recovery_s = _settled(scene, max(scale.samples, fault.samples_min))
