@@ -112,19 +112,21 @@ def run(
         screen.print("OR-Tools is not installed: no minimum cost flow beside it")
     for count, peer in wanted:
         if count:
-            small = replace(shape, rows=count)
-            if all(one.rows != count for one in solved):
-                solved += [replace(s, rows=count) for s in _apart(_measure, small, 0.0, 1).solved]
-            peers.append(replace(_apart(peer, small), rows=count))
-            ours = next(s for s in solved if s.rows == count)
-            over = ours.mean_us / peers[-1].mean_us - 1
-            figures.append(
-                Figure(f"over {peers[-1].name}'s optimum, {count:,} rows", 100 * over, 0.1, "%")
-            )
+            peers.append(replace(_apart(peer, replace(shape, rows=count)), rows=count))
+            figures.append(_beside(peers[-1], shape, solved))
     _show(screen, solved, peers, figures)
     if plots_dir is not None:
         screen.print(f"wrote {_draw(solved, peers, plots_dir)}")
     return _finish(screen, json_path, solved, peers, figures)
+
+
+def _beside(peer: Peer, shape: Shape, solved: list[Solved]) -> Figure:
+    """How much more our solution costs; where there is none of that size yet, it is added."""
+    if all(one.rows != peer.rows for one in solved):
+        solved += _apart(_measure, replace(shape, rows=peer.rows), 0.0, 1).solved
+    ours = next(one for one in solved if one.rows == peer.rows)
+    more = 100 * (ours.mean_us / peer.mean_us - 1)
+    return Figure(f"over {peer.name}'s optimum, {peer.rows:,} rows", more, 0.1, "%")
 
 
 def _main_figures(part: Part) -> list[Figure]:
