@@ -197,11 +197,19 @@ def _await_answer(port: int, process: "subprocess.Popen[bytes]", log: Path) -> N
 
 
 def free_port() -> int:
-    """A UDP port that nobody has just now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """A port that nobody has just now, neither of UDP nor of TCP."""
+    while True:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as streams,
+        ):
+            datagrams.bind(("127.0.0.1", 0))
+            port: int = datagrams.getsockname()[1]
+            try:
+                streams.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def cpu_ns(pid: int) -> int:
