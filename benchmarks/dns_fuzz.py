@@ -1,9 +1,10 @@
 """`popsteer bench dns --part fuzz`: a million mutated packets to a real server over real sockets.
 
-Queries of every kind are bent in random ways and sent by UDP, and some by TCP. What must hold:
-the server stays, its memory is flat, no UDP answer is over 1232 octets, nothing answers a
-message that is itself a response, and right afterwards it answers as before. Every so many
-packets a query that goes the slowest way is waited for, so that nothing is lost by a full queue.
+The zone is signed; queries of every kind are bent in random ways and sent by UDP, and some by
+TCP. What must hold: the server stays, its memory is flat, no UDP answer is over 1232 octets,
+nothing answers a message that is itself a response, and right afterwards it answers as before.
+Every so many packets a query that goes the slowest way is waited for, so that nothing is lost by
+a full queue.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import json
 import random
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -64,6 +66,7 @@ data = "data"
 [dns]
 listen = "127.0.0.1:{port}"
 zones = ["cdn.example.zone"]
+dnssec = "signed"
 nsid = "fuzz"
 [[pop]]
 id = "fra1"
@@ -265,7 +268,10 @@ def _measure(folder: Path, packets: int, rng: random.Random) -> list[Figure]:
     (folder / "cdn.example.zone").write_text(ZONE)
     (folder / "fuzz.secret").write_text(_SECRET)
     (folder / "popsteer.toml").write_text(CONFIG.format(port=port))
-    command = [sys.executable, "-c", _RUN, str(folder / "popsteer.toml")]
+    config = str(folder / "popsteer.toml")
+    signing = [sys.executable, "-c", "from console.cli import main; main()", "sign"]
+    subprocess.run([*signing, "--config", config], check=True, capture_output=True)
+    command = [sys.executable, "-c", _RUN, config]
     tally = Tally()
     with running(command, port, folder) as (pid, _):
         _await_compiled(folder / "log")
