@@ -1,8 +1,8 @@
 """The fold: batches of samples of one cut become the rows of its partials.
 
 Pure and vectorised: one pass over all samples of a cut, no Python per sample or per group. RTT is
-the bulk, so it is grouped by sorting packed 64-bit keys; demand and signals, which are thousands
-of times fewer, by a plain lexicographic sort. Sums run in an order that the input fixes, so equal
+the bulk and has a module of its own (`aggregator.fold_rtt`); demand and signals, which are
+thousands of times fewer, are grouped by a plain lexicographic sort. Sums run in an order that the input fixes, so equal
 input gives equal bits on every machine.
 """
 
@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from aggregator.histogram import LOST, levels, lowest_us
-from aggregator.packing import Keys, Packing, pack
-from aggregator.partials import DemandPartial, Int64, Origin, Partial, RttPartial, SignalPartial
+from aggregator.partials import DemandPartial, Int64, Origin, Partial, SignalPartial
 from popsteer.samples import Batch, DemandBatch, Kind, RttBatch, SignalBatch
 
 Index = NDArray[np.int64]
@@ -29,6 +26,9 @@ def fold(kind: Kind, batches: Sequence[Batch], origin: Origin) -> Partial:
     """The partial of all batches of a kind; the other kinds' batches are passed over."""
     match kind:
         case Kind.RTT:
+            # Compiled code weighs 60 MB: processors of streams without RTT do without.
+            from aggregator.fold_rtt import fold_rtt
+
             return fold_rtt([b for b in batches if isinstance(b, RttBatch)], origin)
         case Kind.DEMAND:
             return fold_demand([b for b in batches if isinstance(b, DemandBatch)], origin)
@@ -36,62 +36,16 @@ def fold(kind: Kind, batches: Sequence[Batch], origin: Origin) -> Partial:
             return fold_signal([b for b in batches if isinstance(b, SignalBatch)], origin)
 
 
-def fold_rtt(batches: Sequence[RttBatch], origin: Origin) -> RttPartial:
-    """Histograms per (event window, POP, prefix, method)."""
-    places = _places(batches, origin.window_ms)
-    level, above_us = levels(
-        _column(batches, "rtt_us", np.uint32), _column(batches, "lost", np.uint8)
-    )
-    columns: dict[str, NDArray[Any]] = {
-        # From most to least significant: sorting the keys sorts the rows as a partial wants them,
-        # and the samples of a bucket by RTT, so that the last of them is its maximum.
-        "place": places.place,
-        "net": _column(batches, "net", np.uint64),
-        "plen": _column(batches, "plen", np.uint8),
-        "method": _column(batches, "method", np.uint8),
-        "level": level,
-        "above_us": above_us,
-    }
-    nets = None
-    if not Packing.of(columns).fits:
-        nets, columns["net"] = _ranked(columns["net"])
-    dtypes = {name: column.dtype for name, column in columns.items()}
-    rows = [_rtt_rows(packing, keys, dtypes) for packing, keys in pack(columns)]
-    row = {n: np.concatenate([r[n] for r in rows]) for n in rows[0]} if rows[1:] else rows[0]
-    pops, event_window_ms, pop = places.of(row["place"])
-    bucket = row["level"].astype(np.int16) + np.int16(LOST)
-    return RttPartial(
-        origin,
-        pops,
-        event_window_ms=event_window_ms,
-        net=row["net"] if nets is None else nets[row["net"]],
-        plen=row["plen"],
-        pop=pop,
-        method=row["method"],
-        bucket=bucket,
-        count=row["count"],
-        max_us=row["above_us"] + lowest_us(bucket),
-    )
-
-
-def _rtt_rows(
-    packing: Packing, keys: Keys, dtypes: dict[str, np.dtype[Any]]
-) -> dict[str, NDArray[Any]]:
-    last, count = packing.runs(keys, "above_us")
-    columns = {name: packing.read(keys, last, name, dtypes[name]) for name in packing.bits}
-    return {**columns, "count": count}
-
-
 def fold_demand(batches: Sequence[DemandBatch], origin: Origin) -> DemandPartial:
     """Sums per (event window, prefix, POP)."""
-    places = _places(batches, origin.window_ms)
-    net = _column(batches, "net", np.uint64)
-    plen = _column(batches, "plen", np.uint8)
+    places = places_in(batches, origin.window_ms)
+    net = column(batches, "net", np.uint64)
+    plen = column(batches, "plen", np.uint8)
     # A stable sort: samples of one row are added in the order in which they arrived.
     order = np.lexsort((plen, net, places.place))
     place, net, plen = places.place[order], net[order], plen[order]
     start, end = _groups(place, net, plen)
-    queries = _column(batches, "queries", np.uint32)[order].astype(np.uint64)
+    queries = column(batches, "queries", np.uint32)[order].astype(np.uint64)
     pops, event_window_ms, pop = places.of(place[start])
     return DemandPartial(
         origin,
@@ -101,16 +55,16 @@ def fold_demand(batches: Sequence[DemandBatch], origin: Origin) -> DemandPartial
         plen=plen[start],
         pop=pop,
         queries=np.add.reduceat(queries, start) if len(start) else queries,
-        bits=_sums(_column(batches, "bits", np.float32)[order], start, end),
+        bits=_sums(column(batches, "bits", np.float32)[order], start, end),
     )
 
 
 def fold_signal(batches: Sequence[SignalBatch], origin: Origin) -> SignalPartial:
     """Sum, extreme and newest value per (event window, subject, signal)."""
-    places = _places(batches, origin.window_ms)
-    signal = _column(batches, "signal", np.uint8)
-    value = _column(batches, "value", np.float64)
-    at_ms = _column(batches, "dt_ms", np.uint32) + np.repeat(
+    places = places_in(batches, origin.window_ms)
+    signal = column(batches, "signal", np.uint8)
+    value = column(batches, "value", np.float64)
+    at_ms = column(batches, "dt_ms", np.uint32) + np.repeat(
         np.array([b.header.t0_ms for b in batches], np.int64), [len(b.dt_ms) for b in batches]
     )
     order = np.lexsort((value, at_ms, signal, places.place))
@@ -132,7 +86,7 @@ def fold_signal(batches: Sequence[SignalBatch], origin: Origin) -> SignalPartial
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
+class Places:
     """Per sample, which (event window, name) it belongs to; numbered in that order."""
 
     place: NDArray[np.uint32]
@@ -151,8 +105,11 @@ class _Places:
         return names, windows[rows], indexes[rows]
 
 
-def _places(batches: Sequence[Batch], window_ms: int) -> _Places:
-    """Most batches are of one agent and one moment, so of one place: that costs no arithmetic."""
+def places_in(batches: Sequence[Batch], window_ms: int) -> Places:
+    """The place of every sample of all batches.
+
+    Most batches are of one agent and one moment, so of one place: that costs no arithmetic.
+    """
     known: dict[tuple[int, str], int] = {}
     parts = [_places_of(batch, window_ms, known) for batch in batches]
     ordered = sorted(known)
@@ -164,7 +121,7 @@ def _places(batches: Sequence[Batch], window_ms: int) -> _Places:
     for batch, part in zip(batches, parts, strict=True):
         place[done : done + len(batch.dt_ms)] = rank[part]
         done += len(batch.dt_ms)
-    return _Places(place, tuple(ordered))
+    return Places(place, tuple(ordered))
 
 
 def _places_of(
@@ -199,20 +156,11 @@ def _places_of(
     return place
 
 
-def _column(batches: Sequence[Batch], name: str, dtype: Any) -> NDArray[Any]:
+def column(batches: Sequence[Batch], name: str, dtype: Any) -> NDArray[Any]:
+    """A column of all batches, one after the other."""
     if not batches:
         return np.empty(0, dtype)
     return np.concatenate([getattr(b, name) for b in batches])
-
-
-def _ranked(values: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-    """The distinct values, ascending, and the rank of each; six times as fast as np.unique."""
-    encoded = pa.array(values).dictionary_encode()
-    distinct = encoded.dictionary.to_numpy()
-    order = np.argsort(distinct)
-    rank = np.empty(len(order), np.uint32)
-    rank[order] = np.arange(len(order), dtype=np.uint32)
-    return distinct[order], rank[encoded.indices.to_numpy()]
 
 
 def _groups(*columns: NDArray[Any]) -> tuple[Index, Index]:
