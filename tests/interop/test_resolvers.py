@@ -1,5 +1,6 @@
 """Resolvers in use find every name of the zone through us, and cache as ECS says."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -67,7 +68,7 @@ local-port=53
 query-local-address={at}
 dont-query=
 hint-file={folder}/hints
-socket-dir={folder}
+socket-dir={sockets}
 config-dir={folder}
 edns-subnet-allow-list=127.0.0.1
 use-incoming-edns-subnet=yes
@@ -131,13 +132,14 @@ def kresd(served: Served, folder: Path) -> Iterator[None]:
 def recursor(served: Served, folder: Path) -> Iterator[None]:
     hints(folder)
     ds = anchor_of(served)
+    sockets = tempfile.TemporaryDirectory(prefix="rec-")  # a socket's path is short
     anchor = f'addTA(".", "{" ".join(ds)}")\n' if ds else ""
     (folder / "anchors.lua").write_text(f'clearTA(".")\n{anchor}')
     validation = "validate" if ds else "process"
-    conf = RECURSOR.format(folder=folder, at=AT, validation=validation)
+    conf = RECURSOR.format(folder=folder, at=AT, validation=validation, sockets=sockets.name)
     (folder / "recursor.conf").write_text(conf)
     command = [served.space.program("pdns_recursor"), f"--config-dir={folder}"]
-    with served.space.running(folder / "log", lambda _: answers(served), *command):
+    with sockets, served.space.running(folder / "log", lambda _: answers(served), *command):
         yield
 
 
