@@ -2,8 +2,8 @@
 
 Pure and vectorised: one pass over all samples of a cut, no Python per sample or per group. RTT is
 the bulk and has a module of its own (`aggregator.fold_rtt`); demand and signals, which are
-thousands of times fewer, are grouped by a plain lexicographic sort. Sums run in an order that the input fixes, so equal
-input gives equal bits on every machine.
+thousands of times fewer, are grouped by a plain lexicographic sort. Sums run in an order that the
+input fixes, so equal input gives equal bits on every machine.
 """
 
 from collections.abc import Sequence
