@@ -165,7 +165,8 @@ def test_who_has_a_pop_leaves_it_only_for_a_gain_worth_the_move() -> None:
 
 def test_parts_compose() -> None:
     def even_numbers(problem: Problem) -> NDArray[np.bool_]:
-        return problem.pop % 2 == 0
+        here: NDArray[np.bool_] = problem.pop % 2 == 0
+        return here
 
     def slowest(problem: Problem) -> F64:
         return -problem.cost_us
@@ -176,7 +177,8 @@ def test_parts_compose() -> None:
 
 def test_a_filter_that_leaves_nothing_is_passed_over() -> None:
     def nobody(problem: Problem) -> NDArray[np.bool_]:
-        return problem.pop == NOWHERE
+        here: NDArray[np.bool_] = problem.pop == NOWHERE
+        return here
 
     by_rtt = first(nobody, lambda problem: problem.cost_us)
 
