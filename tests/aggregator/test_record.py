@@ -37,8 +37,9 @@ def config_file(tmp_path: Path) -> Path:
 
 
 def put(config: Config, stream: str, numbers: range) -> None:
+    client = kinesis(config.aws)
     for number in numbers:
-        kinesis(config.aws).put_record(
+        client.put_record(
             StreamName=stream, PartitionKey=f"lane{number % 7}", Data=f"{stream} {number}".encode()
         )
 
@@ -63,11 +64,16 @@ def test_what_arrived_before_and_after_is_kept_across_a_split(
     )
     put(config, bulk, range(40, 60))
 
-    steps = record(
-        config, config_file, s3_store(config.aws), folder, MINUTE_MS, 3_000, clock.now_ms
-    )
+    ahead_ms = 0
+
+    def now_ms() -> int:
+        return clock.now_ms() + ahead_ms
+
+    store = s3_store(config.aws)
+    steps = record(config, config_file, store, folder, MINUTE_MS, MINUTE_MS, now_ms)
     next(steps)
     put(config, urgent, range(5))
+    ahead_ms = MINUTE_MS + 2_000
     *_, (share, records) = steps
 
     expected = [f"{bulk} {n}" for n in range(60)] + [f"{urgent} {n}" for n in range(5)]
