@@ -1,6 +1,8 @@
 """The matrix: every fault, one after another on one stage, and the table of what came out."""
 
 import json
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -72,6 +74,8 @@ def run(
     screen: Console, json_path: Path | None, seed: int, samples: int, only: str | None, times: int
 ) -> int:
     """Play the matrix so many times, print it, write JSON; gives the exit code."""
+    # A SIGTERM ends what was started here as a Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     scale = Scale(samples, LONG.offer_s, LONG.outage_s)
     rounds: list[list[Outcome]] = []
     for number in range(times):
@@ -98,7 +102,7 @@ def _round(
             begun_s = time.monotonic()
             outcome = matrix.play(fault, scale)
             took_s = time.monotonic() - begun_s
-            screen.print(f"{line(outcome)} ({took_s:.0f} s)", highlight=False)
+            screen.print(f"{line(outcome)} ({took_s:.0f} s)", highlight=False, soft_wrap=True)
             yield outcome
 
 
@@ -115,6 +119,7 @@ def line(outcome: Outcome) -> str:
 def table(outcomes: Sequence[Outcome], title: str) -> Table:
     """The matrix."""
     shown = Table("fault", "sent", "counted", "quarantined", "wrong", "recovery s", "", title=title)
+    shown.columns[0].no_wrap = True
     for one in outcomes:
         numbers = (one.sent, one.counted, one.quarantined, one.wrong)
         texts = [f"{number:,}" for number in numbers]

@@ -8,6 +8,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -49,21 +50,27 @@ class Stage:
         """Of all runs that are over."""
         self.broken = False
         """A run ended without exact counts: what follows would be about that one, too."""
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.local.start()
-        self.proxy.__enter__()
-        self.start_worker(FIRST)
+        with ExitStack() as stack:
+            self.local.start()
+            stack.callback(self.local.stop)
+            stack.enter_context(self.proxy)
+            stack.callback(self._end_processes)
+            self.start_worker(FIRST)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _end_processes(self) -> None:
         for producer in self.producers:
             producer.end()
         for worker in list(self.workers.values()):
             worker.stop()
-        self.proxy.__exit__()
-        self.local.stop()
 
     @property
     def aws(self) -> Aws:
