@@ -1,6 +1,7 @@
 """The matrix: every fault, one after another on one stage, and the table of what came out."""
 
 import json
+import math
 import signal
 import sys
 import tempfile
@@ -84,8 +85,8 @@ def run(
         rounds.append(outcomes)
         screen.print(table(outcomes, f"fault matrix, seed {seed + 1_000 * number}"))
     if json_path is not None:
-        content = [[asdict(outcome) for outcome in outcomes] for outcomes in rounds]
-        json_path.write_text(json.dumps(content, indent=1, default=str) + "\n")
+        content = [[facts(outcome) for outcome in outcomes] for outcomes in rounds]
+        json_path.write_text(json.dumps(content, indent=1) + "\n")
     flat = [outcome for outcomes in rounds for outcome in outcomes]
     screen.out(json.dumps(key_figures(flat)), highlight=False)
     return 0 if all(outcome.good for outcome in flat) else 1
@@ -128,13 +129,20 @@ def table(outcomes: Sequence[Outcome], title: str) -> Table:
     return shown
 
 
-def key_figures(outcomes: Sequence[Outcome]) -> dict[str, float | int]:
+def facts(outcome: Outcome) -> dict[str, str | float | None]:
+    """An outcome for programs; a recovery that never came is null."""
+    recovery_s = round(outcome.recovery_s, 2) if math.isfinite(outcome.recovery_s) else None
+    return {**asdict(outcome), "recovery_s": recovery_s, "good": outcome.good}
+
+
+def key_figures(outcomes: Sequence[Outcome]) -> dict[str, float | int | None]:
     """What the last line says."""
+    longest_s = max(outcome.recovery_s for outcome in outcomes)
     return {
         "faults": len(outcomes),
         "not exact": sum(not outcome.good for outcome in outcomes),
         "samples sent": sum(outcome.sent for outcome in outcomes),
         "samples counted": sum(outcome.counted for outcome in outcomes),
         "samples quarantined": sum(outcome.quarantined for outcome in outcomes),
-        "longest recovery, s": round(max(outcome.recovery_s for outcome in outcomes), 1),
+        "longest recovery, s": round(longest_s, 1) if math.isfinite(longest_s) else None,
     }
