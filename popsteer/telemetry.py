@@ -26,16 +26,21 @@ def configure(component: str, level: int = logging.INFO) -> Logger:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=_to_stderr,
     )
     structlog.contextvars.bind_contextvars(component=component)
     return logger()
 
 
+def _to_stderr(*_: object) -> structlog.WriteLogger:
+    """To what stderr is now, not to what it was when logging began."""
+    return structlog.WriteLogger(sys.stderr)
+
+
 def logger() -> Logger:
     """The logger of this process; before `configure` it writes to nobody's stdout."""
     if not structlog.is_configured():
-        structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=sys.stderr))
+        structlog.configure(logger_factory=_to_stderr)
     log: Logger = structlog.get_logger()
     return log
 
