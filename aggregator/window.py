@@ -35,8 +35,8 @@ SAMPLES_MAX = 2_000_000
 MARK_AGE_MS_MAX = 48 * HOUR_MS
 """A source idle for longer is forgotten: retries come within minutes, Kinesis keeps a day."""
 SOURCE_SAMPLES_MAX = 1_800_000
-"""What one source may add to a cut, so that a broken or hostile one cannot crowd out the rest. A lane
-that drains what waited on its disk brings up to 1.5 million: 1 MB/s for a window, 7 B a sample."""
+"""What one source may add to a cut, so that a broken or hostile one cannot crowd out the rest. A
+lane that drains what waited on its disk brings up to 1.5 million: 1 MB/s for 10 s, 7 B a sample."""
 MARKS_MAX = 20_000
 """Sources remembered; the longest idle ones go first."""
 
