@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 DEAR_US = np.float32(1e12)
 """Cost of a candidate that cannot be used; kernels want it finite."""
@@ -95,7 +96,11 @@ class Crew:
 
 @contextmanager
 def crew(threads: int | None = None) -> Iterator[Crew]:
-    """As many threads as there are processors to run on, for one solution."""
+    """As many threads as there are processors to run on, for one solution.
+
+    Linear algebra gets none of its own: its threads spin when they have nothing to do, on the
+    processors that these need.
+    """
     count = threads or min(len(os.sched_getaffinity(0)), THREADS_MAX)
-    with ThreadPoolExecutor(count, "market") as pool:
+    with ThreadPoolExecutor(count, "market") as pool, threadpool_limits(1, "blas"):
         yield Crew(pool, count)
