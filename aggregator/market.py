@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 DEAR_US = np.float32(1e12)
 """Cost of a candidate that cannot be used; kernels want it finite."""
-ROWS_A_THREAD = 20_000
+ROWS_A_THREAD = 5_000
 """With fewer rows than that a second thread costs more than it saves."""
 THREADS_MAX = 8
 

@@ -47,8 +47,8 @@ class Slope:
     value: float
     gradient: F64
     """[s], load less supply."""
-    hessian: F64
-    """[s, s], of the negated dual, without the supply's part."""
+    hessian: F32
+    """[s, s], of the negated dual, without the supply's part; its lower triangle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +100,26 @@ def overflow_cost(capacity: F64, load: F64) -> float:
 
 
 @kernel
+def _subtract(hessian: F32, row: int, column: int, amount: np.float32) -> None:
+    """Of an entry and its mirror, the one in the lower triangle; of the diagonal, both."""
+    if row == column:
+        hessian[row, row] -= amount + amount
+    else:
+        hessian[max(row, column), min(row, column)] -= amount
+
+
+@kernel
 def _soften(
     pruned: tuple[Ints, F32, Ints, Ints, F32],
     widest: int,
     price: F32,
     temperature: np.float32,
     load: F64,
-    hessian: F64,
+    hessian: F32,
     first: int,
     last: int,
 ) -> float:
-    """Adds up load and half the Hessian of rows; gives the soft minimum, times demand, summed."""
+    """Adds up load and the Hessian's lower triangle; gives demand times the soft minimum."""
     start, cost, pop, link, demand = pruned
     weight = np.empty(widest, np.float32)
     at = np.empty(widest, np.int64)
@@ -140,16 +149,16 @@ def _soften(
             p, q = pop[at[a]], link[at[a]]
             scaled = demand[i] * inverse * weight[a]
             own = scaled * (np.float32(1) - weight[a])
-            hessian[p, p] += np.float32(0.5) * own
-            hessian[q, q] += np.float32(0.5) * own
-            hessian[p, q] += own
+            hessian[p, p] += own
+            hessian[q, q] += own
+            _subtract(hessian, p, q, -own)
             for b in range(a):
                 both = scaled * weight[b]
                 p2, q2 = pop[at[b]], link[at[b]]
-                hessian[p, p2] -= both
-                hessian[p, q2] -= both
-                hessian[q, p2] -= both
-                hessian[q, q2] -= both
+                _subtract(hessian, p, p2, both)
+                _subtract(hessian, p, q2, both)
+                _subtract(hessian, q, p2, both)
+                _subtract(hessian, q, q2, both)
     return value
 
 
@@ -212,8 +221,8 @@ class Ascent:
         s = len(price)
         spread: F32 = np.append(price, 0.0).astype(np.float32)
 
-        def soften(first: int, last: int) -> tuple[float, F64, F64]:
-            load, hessian = np.zeros(s + 1), np.zeros((s + 1, s + 1))
+        def soften(first: int, last: int) -> tuple[float, F64, F32]:
+            load, hessian = np.zeros(s + 1), np.zeros((s + 1, s + 1), np.float32)
             t = np.float32(temperature)
             value = _soften(self._arrays, self._widest, spread, t, load, hessian, first, last)
             return value, load, hessian
@@ -226,20 +235,21 @@ class Ascent:
         settled = self._pruned.settled_cost + float(self._pruned.settled_load[:s] @ price)
         value = settled + sum(part[0] for part in parts) - paid(self._capacity, price)
         gradient = load[:s] - supply(self._capacity, price)
-        return Slope(value, gradient, hessian[:s, :s] + hessian[:s, :s].T)
+        return Slope(value, gradient, hessian[:s, :s])
 
     def _direction(self, here: Slope, price: F64, free: NDArray[np.bool_]) -> F64:
         hessian = here.hessian[np.ix_(free, free)]
-        own = hessian.diagonal().copy()
+        own = hessian.diagonal().astype(np.float64)
         capacity = np.maximum(self._capacity[free], self._floor)
         ridge = RIDGE * own + RIDGE_CAPACITY * capacity / OVERFLOW_US
         ridge += np.where(price[free] > OVERFLOW_US, capacity / OVERFLOW_US, 0.0)
-        hessian[np.arange(len(own)), np.arange(len(own))] += ridge
+        hessian[np.arange(len(own)), np.arange(len(own))] = own + ridge
         gradient = here.gradient[free]
         try:
             factor = cho_factor(hessian, lower=True, overwrite_a=True, check_finite=False)
         except LinAlgError:
             steepest: F64 = gradient / (own + ridge)
             return steepest
-        step: F64 = cho_solve(factor, gradient, check_finite=False)
+        solved = cho_solve(factor, gradient.astype(np.float32), check_finite=False)
+        step: F64 = solved.astype(np.float64)
         return step

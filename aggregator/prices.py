@@ -24,6 +24,10 @@ ROUNDS_MAX = 3
 HELD_SHARE_MAX = 0.02
 """Of the contested resources, how many prices at the border of their box are not worth another
 round."""
+BESIDE_MAX = 1.5e-3
+"""Of all cost, how much load beside the prices, times these, is not worth another round."""
+FORGOTTEN_MAX = 1e-4
+"""The same, of all demand, for load above capacities that had no price."""
 CROWDED = 0.8
 """Load over capacity from which a resource counts as contested."""
 
@@ -47,11 +51,11 @@ COLD = (
     Stage(4_000.0, np.inf, 1e-2, 30_000),
     Stage(1_500.0, np.inf, 1e-2, 30_000),
     Stage(500.0, np.inf, 1e-2, 30_000),
-    Stage(300.0, 5_000.0, 5e-3, 200_000),
-    Stage(150.0, 2_500.0, 4e-3),
-    Stage(60.0, 1_200.0, 1e-3),
+    Stage(300.0, np.inf, 5e-3, 100_000),
+    Stage(150.0, np.inf, 4e-3, 100_000),
+    Stage(80.0, 1_500.0, 2e-3),
 )
-WARM = (Stage(150.0, 2_500.0, 5e-3),)
+WARM = (Stage(150.0, 1_500.0, 5e-3),)
 STEPS_MAX = 8
 """Newton steps of one round."""
 
@@ -107,13 +111,24 @@ def _rounds(
         )
         price = found.price_us
         seen = choose(market, price, stage.temperature_us, crew)
-        forgotten = ~contested & (seen.load > market.capacity)
         held = found.held > HELD_SHARE_MAX * contested.sum()
-        if not held and not forgotten.any():
+        forgotten = ~contested & (seen.load > market.capacity)
+        if not (held or forgotten.any()) or _settled(market, price, seen, forgotten):
             break
         contested |= _contested(market, price, seen)
         window *= 2 if held else 1
     return price, seen
+
+
+def _settled(market: Market, price: F64, seen: Rounded, forgotten: NDArray[np.bool_]) -> bool:
+    """Whether the repair has little left to do: prices are where load meets capacity.
+
+    Load beside a price is what the certificate will lack, for paid room that is empty is a loss.
+    """
+    beside = np.where(market.limited, np.abs(seen.load - market.capacity), 0.0)
+    whole = float(market.demand.sum(dtype=np.float64))
+    few = float(beside[forgotten].sum()) < FORGOTTEN_MAX * whole
+    return few and float(price @ beside) < BESIDE_MAX * seen.value
 
 
 def _contested(market: Market, price: F64, seen: Rounded) -> NDArray[np.bool_]:

@@ -16,6 +16,8 @@ from aggregator.kernel import kernel
 from aggregator.market import F32, F64, Arrays, Crew, Ints, Market
 
 Bools = NDArray[np.bool_]
+Buffers = tuple[Ints, F32, Ints, Ints, F32]
+"""Ends of rows; costs, POPs and links of candidates; demands of rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +47,36 @@ class Pruned:
 
 @kernel
 def _keep(
-    cost: F32,
-    pop: Ints,
-    link: Ints,
+    i: int,
+    market: Arrays,
     price: F32,
     contested: Bools,
     window: np.float32,
+    priced: F32,
     kept: Ints,
 ) -> int:
-    """Fill `kept` with one row's candidates that may be chosen; gives how many there are."""
-    best = np.float32(np.inf)
-    free = np.float32(np.inf)
-    cheapest = 0
-    cheapest_free = -1
-    for k in range(len(cost)):
-        priced = cost[k] + (price[pop[k]] + price[link[k]])
-        if priced < best:
-            best = priced
-            cheapest = k
-        if priced < free and not contested[pop[k]] and not contested[link[k]]:
-            free = priced
-            cheapest_free = k
-    count = 0
-    for k in range(len(cost)):
-        priced = cost[k] + (price[pop[k]] + price[link[k]])
-        if priced > best + window:
+    """Fill `kept` with row i's candidates that may be chosen; gives how many there are."""
+    cost, pop, link, _ = market
+    best = free = np.float32(np.inf)
+    cheapest, cheapest_free = 0, -1
+    for k in range(cost.shape[1]):
+        priced[k] = np.float32(np.inf)
+        if cost[i, k] > best + window:  # No price makes it cheaper.
             continue
-        wanted = cost[k] < free and (contested[pop[k]] or contested[link[k]])
+        p, q = pop[i, k], link[i, k]
+        priced[k] = cost[i, k] + (price[p] + price[q])
+        if priced[k] < best:
+            best = priced[k]
+            cheapest = k
+        if priced[k] < free and not contested[p] and not contested[q]:
+            free = priced[k]
+            cheapest_free = k
+    limit = best + window
+    count = 0
+    for k in range(cost.shape[1]):
+        if priced[k] > limit:
+            continue
+        wanted = cost[i, k] < free and (contested[pop[i, k]] or contested[link[i, k]])
         if wanted or k == cheapest_free:
             kept[count] = k
             count += 1
@@ -81,86 +86,80 @@ def _keep(
 
 
 @kernel
-def _count(
-    cost: F32,
-    pop: Ints,
-    link: Ints,
-    price: F32,
-    contested: Bools,
-    window: np.float32,
-    count: Ints,
-    first: int,
-    last: int,
-) -> None:
-    """`count[i]` candidates are kept of row i; 0 when it is settled."""
-    kept = np.empty(cost.shape[1], np.int64)
-    for i in range(first, last):
-        left = _keep(cost[i], pop[i], link[i], price, contested, window, kept)
-        count[i] = left if left > 1 else 0
-
-
-@kernel
-def _fill(
+def _prune(
     market: Arrays,
     price: F32,
     contested: Bools,
     window: np.float32,
     slot: Ints,
-    place: tuple[Ints, Ints],
-    out: tuple[F32, Ints, Ints, F32],
+    out: Buffers,
     load: F64,
     first: int,
     last: int,
-) -> float:
-    """Copy what is kept to its place; gives the cost of the settled rows, adds up their load."""
+) -> tuple[int, int, float]:
+    """Copy what is kept of some rows to where these rows begin in the buffers.
+
+    Gives how many rows and candidates that are, and the cost of the settled rows; adds up the
+    load of those.
+    """
     cost, pop, link, demand = market
-    start, row_at = place
-    kept_cost, kept_pop, kept_link, kept_demand = out
+    end, kept_cost, kept_pop, kept_link, kept_demand = out
     kept = np.empty(cost.shape[1], np.int64)
+    priced = np.empty(cost.shape[1], np.float32)
+    row, begin = first, first * cost.shape[1]
+    at = begin
     settled = 0.0
     for i in range(first, last):
-        left = _keep(cost[i], pop[i], link[i], price, contested, window, kept)
+        left = _keep(i, market, price, contested, window, priced, kept)
         if left < 2:
             k = kept[0]
             load[slot[pop[i, k]]] += demand[i]
             load[slot[link[i, k]]] += demand[i]
             settled += np.float64(demand[i]) * cost[i, k]
             continue
-        kept_demand[row_at[i]] = demand[i]
-        at = start[i]
         for j in range(left):
             k = kept[j]
             kept_cost[at] = cost[i, k]
             kept_pop[at] = slot[pop[i, k]]
             kept_link[at] = slot[link[i, k]]
             at += 1
-    return settled
+        kept_demand[row] = demand[i]
+        end[row] = at - begin
+        row += 1
+    return row - first, at - begin, settled
 
 
 def prune(market: Market, price_us: F64, contested: Bools, window_us: float, crew: Crew) -> Pruned:
     """What of a market can still change while prices stay within the window of `price_us`."""
-    n, s = len(market), int(contested.sum())
+    (n, k), s = market.cost_us.shape, int(contested.sum())
     price, window = price_us.astype(np.float32), np.float32(window_us)
     kind = market.pop.dtype
     slot = np.full(len(contested), s, kind)
     slot[contested] = np.arange(s)
-    arrays = (market.cost_us, market.pop, market.link)
-    count = np.empty(n, np.int32)
-    crew.each(n, lambda a, b: _count(*arrays, price, contested, window, count, a, b))
-    end = np.cumsum(count, dtype=np.int64)
-    live = count > 0
-    row_at = np.cumsum(live, dtype=np.int64) - 1
-    m, e = int(row_at[-1]) + 1, int(end[-1])
-    out = (np.empty(e, np.float32), np.empty(e, kind), np.empty(e, kind), np.empty(m, np.float32))
+    rows = (market.cost_us, market.pop, market.link, market.demand)
+    # Room for everything; what stays empty is never touched and so takes no memory.
+    row_room = (np.empty(n, np.int64), np.empty(n, np.float32))
+    room = (np.empty(n * k, np.float32), np.empty(n * k, kind), np.empty(n * k, kind))
+    out = (row_room[0], *room, row_room[1])
 
-    def fill(first: int, last: int) -> tuple[float, F64]:
+    def work(first: int, last: int) -> tuple[slice, slice, float, F64]:
         load = np.zeros(s + 1)
-        rows, place = (*arrays, market.demand), (end - count, row_at)
-        cost = _fill(rows, price, contested, window, slot, place, out, load, first, last)
-        return cost, load
+        m, e, cost = _prune(rows, price, contested, window, slot, out, load, first, last)
+        return slice(first, first + m), slice(first * k, first * k + e), cost, load
 
-    parts = crew.each(n, fill)
-    start = np.concatenate([np.zeros(1, np.int64), end[live]])
-    settled_load = np.sum([load for _, load in parts], axis=0)
-    settled_cost = sum(cost for cost, _ in parts)
-    return Pruned(np.flatnonzero(contested), start, *out, settled_load, settled_cost)
+    parts = crew.each(n, work)
+    start, reached = [np.zeros(1, np.int64)], 0
+    for mine, entries, _, _ in parts:
+        start.append(row_room[0][mine] + reached)
+        reached += entries.stop - entries.start
+    cost, pop, link = (np.concatenate([x[part[1]] for part in parts]) for x in room)
+    return Pruned(
+        np.flatnonzero(contested),
+        np.concatenate(start),
+        cost,
+        pop,
+        link,
+        np.concatenate([row_room[1][part[0]] for part in parts]),
+        np.sum([part[3] for part in parts], axis=0),
+        sum(part[2] for part in parts),
+    )

@@ -17,10 +17,12 @@ from aggregator.kernel import kernel
 from aggregator.market import F32, F64, Arrays, Crew, Ints, Market
 from aggregator.newton import supply
 
-PASSES_MAX = 4
+CUTOFF = 7.0
+"""In temperatures: candidates dearer than this above the cheapest are never chosen."""
+PASSES_MAX = 8
 GAIN_US_MIN = 20.0
 """Smaller gains are not worth a second look at a row."""
-ENOUGH_MOVES = 1e-3
+ENOUGH_MOVES = 5e-3
 """Passes end when fewer rows than this, of n^0.8, still move."""
 FULL = 1 + 1e-6
 
@@ -55,11 +57,15 @@ def _choose(
     """Soft choices, rounded; gives the sum of demand times the cheapest priced cost."""
     k = cost.shape[1]
     priced = np.empty(k)
+    cutoff = CUTOFF * temperature
     value = 0.0
     for i in range(first, last):
         best = np.inf
         chosen = 0
         for c in range(k):
+            priced[c] = np.inf
+            if cost[i, c] > best + cutoff:  # No price makes it cheaper.
+                continue
             priced[c] = cost[i, c] + (price[pop[i, c]] + price[link[i, c]])
             if priced[c] < best:
                 best = priced[c]
@@ -67,14 +73,14 @@ def _choose(
         value += demand[i] * best
         whole = 0.0
         near = 0
+        limit = best + cutoff
         for c in range(k):
-            excess = (priced[c] - best) / temperature
-            priced[c] = 0.0
-            if excess < 7.0:
-                priced[c] = math.exp(-excess)
-                whole += priced[c]
+            if priced[c] < limit:
                 near += 1
         if near > 1:
+            for c in range(k):
+                priced[c] = math.exp((best - priced[c]) / temperature) if priced[c] < limit else 0.0
+                whole += priced[c]
             # The golden ratio's multiples spread evenly over [0, 1) for neighbouring rows.
             mark = ((i * 0.6180339887498949) % 1.0) * whole
             for c in range(k):
@@ -104,28 +110,20 @@ def choose(market: Market, price_us: F64, temperature_us: float, crew: Crew) -> 
 
 
 @kernel
-def _best_with_room(
-    cost: F32,
-    pop: Ints,
-    link: Ints,
-    price: F32,
-    k: int,
-    demand: np.float32,
-    load: F64,
-    room: F64,
-) -> int:
-    """Another candidate with room for the row and the least priced cost; -1 when there is none."""
+def _best_with_room(i: int, k: int, market: Arrays, price: F32, load: F64, room: F64) -> int:
+    """Row i's least priced candidate with room for it, other than k; -1 when there is none."""
+    cost, pop, link, demand = market
     best = np.float32(1e11)
     found = -1
-    for c in range(len(cost)):
+    for c in range(cost.shape[1]):
         if c == k:
             continue
-        p, q = pop[c], link[c]
-        if p != pop[k] and load[p] + demand > room[p]:
+        p, q = pop[i, c], link[i, c]
+        if p != pop[i, k] and load[p] + demand[i] > room[p]:
             continue
-        if q != link[k] and load[q] + demand > room[q]:
+        if q != link[i, k] and load[q] + demand[i] > room[q]:
             continue
-        priced = cost[c] + (price[p] + price[q])
+        priced = cost[i, c] + (price[p] + price[q])
         if priced < best:
             best = priced
             found = c
@@ -137,9 +135,10 @@ def _scan(
     market: Arrays,
     price: F32,
     relief: bool,
+    over: Bools,
     at: Ints,
     load: F64,
-    room: F64,
+    open_to: F64,
     row: Ints,
     key: F32,
     first: int,
@@ -149,22 +148,21 @@ def _scan(
 
     With relief, rows at too full resources; else all those that would gain.
     """
-    cost, pop, link, demand = market
+    cost, pop, link, _ = market
     count = first
     for i in range(first, last):
         k = at[i]
         p, q = pop[i, k], link[i, k]
+        if relief and not over[p] and not over[q]:
+            continue
         own = cost[i, k] + (price[p] + price[q])
-        if relief:
-            if load[p] <= room[p] * FULL and load[q] <= room[q] * FULL:
-                continue
-        else:
+        if not relief:
             least = own
             for c in range(cost.shape[1]):
                 least = min(least, cost[i, c])
             if least > own - np.float32(GAIN_US_MIN):
                 continue
-        c = _best_with_room(cost[i], pop[i], link[i], price, k, demand[i], load, room)
+        c = _best_with_room(i, k, market, price, load, open_to)
         if c < 0:
             continue
         loss = cost[i, c] + (price[pop[i, c]] + price[link[i, c]]) - own
@@ -184,6 +182,7 @@ def _move(
     at: Ints,
     load: F64,
     room: F64,
+    open_to: F64,
     order: Ints,
 ) -> int:
     """Move rows, in this order, as long as it helps; gives how many were moved."""
@@ -196,7 +195,7 @@ def _move(
             over = max(load[p] - room[p], load[q] - room[q])
             if over <= 0 or (careful and own > 1.5 * over):
                 continue
-        c = _best_with_room(cost[i], pop[i], link[i], price, k, own, load, room)
+        c = _best_with_room(i, k, market, price, load, open_to)
         if c < 0 or (not relief and cost[i, c] > cost[i, k] - np.float32(GAIN_US_MIN)):
             continue
         load[p] -= own
@@ -209,16 +208,37 @@ def _move(
 
 
 def repair(market: Market, rounded: Rounded, price_us: F64, crew: Crew) -> None:
-    """Move rows in place, until nothing is too full and no room is wasted on nobody."""
+    """Move rows in place, until nothing is too full and no room is wasted on nobody.
+
+    What finds no room anywhere displaces others, in every second pass after the first two; where
+    those find none either, it stays too full.
+    """
     room = supply(market.capacity, price_us)
     price = price_us.astype(np.float32)
     free: F32 = np.zeros_like(price)
     enough = ENOUGH_MOVES * len(market) ** 0.8
     for number in range(PASSES_MAX):
-        relieved = _pass(market, rounded, price, room, crew, relief=True, careful=number == 0)
-        gained = _pass(market, rounded, free, room, crew, relief=False, careful=False)
-        if not relieved and gained < enough:
+        over = rounded.load > room * FULL
+        push = number >= 2 and number % 2 == 0
+        relieved = gained = 0
+        if over.any():
+            open_to = np.where(over, room, np.inf) if push else room
+            relief = _Relief(over, careful=number == 0)
+            relieved = _pass(market, rounded, price, room, open_to, crew, relief)
+        if not (push and relieved):
+            gained = _pass(market, rounded, free, room, room, crew, None)
+        if not relieved and gained < enough and not (number == 1 and over.any()):
             return
+
+
+@dataclass(frozen=True, slots=True)
+class _Relief:
+    """Rows leave what is too full; without it, they go where it is cheaper."""
+
+    over: Bools
+    """[r]"""
+    careful: bool
+    """No row leaves that is much larger than what is too much."""
 
 
 def _pass(
@@ -226,23 +246,24 @@ def _pass(
     rounded: Rounded,
     price: F32,
     room: F64,
+    open_to: F64,
     crew: Crew,
-    *,
-    relief: bool,
-    careful: bool,
+    relief: _Relief | None,
 ) -> int:
-    if relief and not (rounded.load > room * FULL).any():
-        return 0
+    """Move rows to what is open to them; gives how many were moved."""
     arrays = (market.cost_us, market.pop, market.link, market.demand)
     at, load = rounded.at, rounded.load
+    over = np.zeros(len(room), np.bool_) if relief is None else relief.over
     row, key = np.empty(len(market), np.int32), np.empty(len(market), np.float32)
+    out = relief is not None
 
     def scan(first: int, last: int) -> slice:
-        count = _scan(arrays, price, relief, at, load, room, row, key, first, last)
+        count = _scan(arrays, price, out, over, at, load, open_to, row, key, first, last)
         return slice(first, first + count)
 
     parts = crew.each(len(market), scan)
     rows = np.concatenate([row[part] for part in parts])
     keys = np.concatenate([key[part] for part in parts])
     order = rows[np.argsort(keys, kind="stable")]
-    return int(_move(arrays, price, relief, careful, at, load, room, order))
+    careful = relief is not None and relief.careful
+    return int(_move(arrays, price, out, careful, at, load, room, open_to, order))

@@ -34,6 +34,8 @@ OVER_MAX = 1e-6
 """Load over capacity that counts as none: the rounding of float32 sums."""
 NONE = float("inf")
 RUNS, MANY_RUNS = 3, 2
+WARM_RUNS = 2
+"""Times as many as cold ones: they are short."""
 Result = TypeVar("Result")
 INK = {"popsteer": "#2a6fdb", "HiGHS": "#c2571a", "OR-Tools flow": "#3c8a4e"}
 
@@ -130,19 +132,19 @@ def _beside(peer: Peer, shape: Shape, solved: list[Solved]) -> Figure:
 
 
 def _main_figures(part: Part) -> list[Figure]:
-    cold, warm = part.solved
-    return [
-        Figure("cold", cold.wall_s, 2, "s"),
-        Figure("cold, processor time", cold.cpu_s, NONE, "s"),
-        Figure("cold, certified gap", 100 * cold.gap, 0.15, "%"),
-        Figure("cold, overload", cold.over_share, OVER_MAX, ""),
-        Figure("warm", warm.wall_s, 0.3, "s"),
-        Figure("warm, processor time", warm.cpu_s, NONE, "s"),
-        Figure("warm, certified gap", 100 * warm.gap, 0.15, "%"),
-        Figure("warm, overload", warm.over_share, OVER_MAX, ""),
-        Figure("warm, moved", 100 * warm.moved_share, NONE, "%"),
-        Figure("memory, instance included", part.memory_bytes / 1e9, 1, "GB"),
+    """What is promised of the main instance; without a change there is no warm solution."""
+    figures = []
+    for one, wall_s_max in zip(part.solved, (2.0, 0.3), strict=False):
+        figures += [
+            Figure(one.name, one.wall_s, wall_s_max, "s"),
+            Figure(f"{one.name}, processor time", one.cpu_s, NONE, "s"),
+            Figure(f"{one.name}, certified gap", 100 * one.gap, 0.15, "%"),
+            Figure(f"{one.name}, overload", one.over_share, OVER_MAX, ""),
+        ]
+    figures += [
+        Figure(f"{one.name}, moved", 100 * one.moved_share, NONE, "%") for one in part.solved[1:]
     ]
+    return [*figures, Figure("memory, instance included", part.memory_bytes / 1e9, 1, "GB")]
 
 
 def _apart(work: Callable[..., Result], *args: object) -> Result:
@@ -163,7 +165,7 @@ def _measure(shape: Shape, change: float, runs: int) -> Part:
         if change:
             later = changed(market, change, shape.seed + 1)
             del market
-            warm, _ = _best("warm", _sticky(later, first.at), first, runs, workers)
+            warm, _ = _best("warm", _sticky(later, first.at), first, WARM_RUNS * runs, workers)
             solved.append(replace(warm, rows=shape.rows))
     memory = 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return Part(tuple(solved), compile_s, memory)
