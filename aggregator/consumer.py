@@ -32,6 +32,7 @@ from aggregator.window import Cut, Record, Resume, Rules, ShardFold
 from popsteer.aws import kinesis
 from popsteer.clock import now_ms
 from popsteer.errors import StoreError
+from popsteer.memory import give_back, keep_little
 from popsteer.store import ObjectStore, s3_store
 
 WRITE_PATIENCE_S = 60.0
@@ -39,6 +40,8 @@ WRITE_PATIENCE_S = 60.0
 CHECKPOINT_PATIENCE_S = 10.0
 """A checkpoint throttled for longer is left to the next cut's, which covers it."""
 PAUSE_S_MIN, PAUSE_S_MAX = 0.1, 5.0
+GIVE_BACK_MS = 5_000
+"""Processors of longer windows give memory back after each."""
 PROGRESS_PERIOD_MS = 1_000
 REFUSALS_TOLD_MAX = 1_000
 """Each (source, reason) is told once, and so many of them at the most; all are counted."""
@@ -140,6 +143,8 @@ class ShardProcessor(RecordProcessorBase):  # type: ignore[misc]
             self._write(cut)
         if cuts:
             self._checkpoint(checkpointer, cuts[-1].origin.last_sequence)
+            if self._settings.window_ms >= GIVE_BACK_MS:
+                give_back()
 
     def _write(self, cut: Cut) -> None:
         origin = cut.origin
@@ -267,6 +272,7 @@ def kinesis_parents(settings: ConsumerSettings) -> Parents:
 def main() -> None:
     """Serve the MultiLangDaemon on stdin and stdout until it closes them."""
     # One light process per shard: the machine's cores are shared by shards, not by threads.
+    keep_little()
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     settings = consumer_settings.load()

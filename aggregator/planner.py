@@ -32,6 +32,7 @@ from popsteer import targets as targets_format
 from popsteer.clock import MINUTE_MS, SECOND_MS, now_ms
 from popsteer.config import Config, Service
 from popsteer.errors import ConfigError, PopsteerError, StoreError, TableError, TrustError
+from popsteer.memory import give_back, keep_little
 from popsteer.names import Prefix
 from popsteer.orders import Order, OrderKind, Orders
 from popsteer.signing import Signer, Verifier, load_signer, verifier
@@ -405,6 +406,7 @@ class Planner:
         evidence = cycle.evidence(inputs, outcome)
         self.publisher.witness(replace(evidence, generation=published.meta.generation))
         self.publisher.want(cycle.wanted(inputs, outcome))
+        give_back()
 
     def _refuse(self, outcome: cycle.Outcome, verdict: Verdict, estimates: Estimates) -> None:
         self.refused = f"{verdict.rule}: {verdict.reason}"
@@ -445,6 +447,7 @@ def run(config: Config, once: bool = False) -> None:
         PopsteerError: with `once`, there was nothing to plan with.
     """
     log = configure("plan")
+    keep_little()
     serve_metrics(config.telemetry.metrics)
     trust = config.trust
     signer = load_signer(config.path(trust.signing_key)) if trust.signing_key else None

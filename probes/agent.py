@@ -17,6 +17,7 @@ import uvloop
 from popsteer import targets, telemetry, world
 from popsteer.config import Config, Pop
 from popsteer.errors import ConfigError, PopsteerError
+from popsteer.memory import keep_little
 from popsteer.names import SourceId
 from popsteer.samples import Batch, Method
 from popsteer.sink import Sink, open_sink
@@ -76,6 +77,7 @@ def run(config: Config) -> None:
         SetupError: the machine does not allow it.
     """
     telemetry.configure("probe")
+    keep_little()
     _raise_descriptor_limit()
     try:
         uvloop.run(_agent(config))

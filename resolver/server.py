@@ -19,10 +19,10 @@ import uvloop
 from prometheus_client import REGISTRY
 
 from popsteer.config import Config
+from popsteer.memory import keep_little
 from popsteer.telemetry import configure, logger, serve_metrics
 from resolver.cookies import CookieSecret
 from resolver.counts import NodeMetrics
-from resolver.memory import map_large_blocks
 from resolver.node import Node, cookie_secret, lane
 from resolver.sockets import Bound, bind
 from resolver.worker import Report, Update, Worker
@@ -41,7 +41,7 @@ def run(config: Config) -> None:
         SetupError: a port or folder cannot be had.
     """
     configure("resolver")
-    map_large_blocks()
+    keep_little()
     # Asked to reload before there is anything to reload: the start reads the files anyway.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     secret = cookie_secret(config)
@@ -202,7 +202,7 @@ def _child_main(
     config: Config, sockets: list[Bound], secret: CookieSecret, index: int, pipe: Connection
 ) -> None:
     configure("resolver")
-    map_large_blocks()
+    keep_little()
     # A terminal sends it to the whole group; the parent tells us to reload.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

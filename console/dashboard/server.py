@@ -16,6 +16,7 @@ from console.running import trusted
 from popsteer import clock
 from popsteer.config import Config, host_port
 from popsteer.errors import PopsteerError, SetupError
+from popsteer.memory import keep_little
 from popsteer.store import ObjectStore, s3_store
 from popsteer.telemetry import configure
 
@@ -167,6 +168,7 @@ def run(config: Config) -> int:
         SetupError: the port cannot be bound.
     """
     configure("console")
+    keep_little()
     return asyncio.run(_serve(config))
 
 

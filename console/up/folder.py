@@ -211,6 +211,7 @@ targets = "targets.csv"
 
 [aggregate]
 worker_id = "up"
+java_heap_mb = 96
 
 [plan]
 targets = "targets.csv"

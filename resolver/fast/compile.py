@@ -4,15 +4,12 @@ Machine code is made in a process of its own, so that neither its memory nor its
 interpreter is the server's; the server then loads it from the disk.
 """
 
-import ctypes
 import fcntl
-import mmap
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from popsteer.config import Config
 from popsteer.telemetry import logger
@@ -27,8 +24,6 @@ from resolver.zonefile import load_zones
 
 COMPILE_S_MAX = 300.0
 """A compilation that takes longer is given up; this process then compiles for itself."""
-_MAPS = Path("/proc/self/maps")
-_COMPILER = "libllvmlite"
 
 
 def ensure_compiled() -> None:
@@ -62,19 +57,6 @@ def compile_all() -> None:
     settings = settings_of(snapshot.options, limits(0.0), int(time.time()))
     # The loop comes last: its file on the disk says that all are there.
     warm(World(book, routes, settings, tuple(pops)))
-
-
-def release_compiler() -> None:
-    """Give the pages of the compiler's own code back, 60 MB that nothing touches after a start.
-
-    They are clean pages of a file: what is called after all comes back from there.
-    """
-    libc = ctypes.CDLL(None)
-    for line in _MAPS.read_text().splitlines() if _MAPS.exists() else ():
-        span, access, *_ = line.split()
-        if _COMPILER in line and access == "r-xp":
-            first, end = (int(address, 16) for address in span.split("-"))
-            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
 
 
 def _is_compiled() -> bool:

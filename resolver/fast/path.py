@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from popsteer.batch import Batcher
+from popsteer.memory import give_back
 from popsteer.names import Prefix, SourceId
 from popsteer.samples import Batch, Kind
 from popsteer.telemetry import logger
 from resolver.fast.taken import Taken
-from resolver.memory import give_back
 from resolver.snapshot import Snapshot
 from resolver.udp import UdpListener
 
@@ -140,7 +140,6 @@ class FastPath:
             self._enter(world)
 
     def _enter(self, world: "World") -> None:
-        from resolver.fast.compile import release_compiler
         from resolver.fast.engine import warm
 
         first, self._world = self._world is None, world
@@ -149,7 +148,7 @@ class FastPath:
                 loop.enter(world)
             return
         warm(world)
-        release_compiler()
+        give_back()
         logger().info("compiled answer path ready")
         if self._event_loop is not None and not self._ending:
             self._event_loop.call_soon_threadsafe(self._take_over)
