@@ -5,7 +5,7 @@ of each minute starts from that of the minute before and pays for moving, so wha
 had to move. No policy sees any of this.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from scipy.sparse import coo_matrix, csr_matrix, hstack, identity
 
 from benchmarks.simulator.caches import NO_POP, RANKS
 from benchmarks.simulator.options import Options
-from benchmarks.simulator.setting import LINKS, Setting, make_setting
+from benchmarks.simulator.setting import LINKS, Setting, enlarged, make_setting
 from benchmarks.simulator.steering import Rows
 
 F64 = NDArray[np.float64]
@@ -30,8 +30,11 @@ MOVE_MS = 2.0
 """Price of moving: the gain below which nothing has to move."""
 
 
-AVOIDABLE = 1e-4
-"""Share of demand; less overflow than this is none."""
+AVOIDABLE = 1e-3
+"""Share of a POP's capacity; less missing than this is none."""
+BUILD_SPARE = 1.1
+"""Capacity is built for so many times the demand."""
+BUILD_ROUNDS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,8 @@ class Minute:
     """Share of all demand that had to move since the minute before."""
     mean_ms: float
     """Demand-weighted RTT."""
-    overflow: float
-    """Share of demand beyond the target that no assignment avoids."""
+    overflow: F64
+    """[p + links], bits/s beyond the target that no assignment avoids."""
 
 
 @dataclass
@@ -74,11 +77,18 @@ class Reference:
             self.minutes.append(self._solve(len(self.minutes) * PERIOD_S, before))
         return self.minutes[int(t_s // PERIOD_S)]
 
-    def overflow(self) -> float:
-        """Share of demand that no assignment places, when demand or room is worst."""
-        line, ramp_s = self.setting.options.timeline, self.setting.options.flash_ramp_s
-        worst = (0, line.step.start_s, line.flash.start_s + ramp_s, line.fail.start_s, line.end_s)
-        return max(self._solve(t_s, None).overflow for t_s in worst)
+    def missing(self) -> F64:
+        """[p], share of its capacity that each POP lacks when demand or room is worst."""
+        setting = self.setting
+        line, p = setting.options.timeline, len(setting.capacity_bps)
+        crowd_s = line.flash.start_s + setting.options.flash_ramp_s
+        lacking = np.zeros(p)
+        for t_s in (0, line.step.start_s, crowd_s, line.fail.start_s, line.end_s):
+            over = self._solve(t_s, None, BUILD_SPARE).overflow
+            pop = over[:p] / setting.capacity_bps
+            link = (over[p:] / setting.link_bps).reshape(p, LINKS).max(axis=1)
+            lacking = np.maximum(lacking, np.maximum(pop, link) / TARGET)
+        return lacking
 
     def rows(self, t_s: float) -> Rows:
         """The optimum as a table for all prefixes."""
@@ -114,11 +124,12 @@ class Reference:
         self.at(end_s - 1)
         return float(np.mean([m.moved for m in self.minutes[start_s // PERIOD_S :]]))
 
-    def _solve(self, t_s: float, before: F64 | None) -> Minute:
+    def _solve(self, t_s: float, before: F64 | None, growth: float = 1.0) -> Minute:
+        """The optimum when demand is so many times what it is."""
         setting = self.setting
         g, k = self._pop.shape
         p, links = len(setting.capacity_bps), len(setting.link_bps)
-        demand = np.bincount(self.group, setting.demand_bps(t_s), g)
+        demand = growth * np.bincount(self.group, setting.demand_bps(t_s), g)
         whole = demand.sum()
         alive = setting.alive(t_s)
         rtt = setting.rtt_ms(t_s)[self._first[:, None], self._pop]
@@ -151,7 +162,7 @@ class Reference:
             -np.asarray(found.ineqlin.marginals),
             moved,
             float((placed * rtt).sum()),
-            float(found.x[2 * g * k :].sum()),
+            found.x[2 * g * k :] * whole,
         )
 
     def _covers(self) -> csr_matrix:
@@ -192,15 +203,17 @@ class Reference:
 def furnished(options: Options, world_path: Path | None = None) -> Reference:
     """The setting of these options and its optima.
 
-    Where the demand of a region does not fit into the POPs that probe it, more POPs probe each
-    prefix, up to all: an operator would see to that, and no policy could help.
+    Where the demand of a region does not fit into the POPs that probe it, POPs there are built
+    larger: an operator would see to that, and no policy could help. Total capacity then exceeds
+    what the headroom says.
 
     Raises:
         ConfigError: as `make_setting`.
     """
-    while True:
-        reference = Reference(make_setting(options, world_path))
-        pops = len(reference.setting.capacity_bps)
-        if options.paths_measured >= pops or reference.overflow() < AVOIDABLE:
-            return reference
-        options = replace(options, paths_measured=2 * options.paths_measured)
+    reference = Reference(make_setting(options, world_path))
+    for _ in range(BUILD_ROUNDS_MAX):
+        missing = reference.missing()
+        if missing.max() < AVOIDABLE:
+            break
+        reference = Reference(enlarged(reference.setting, 1 + missing))
+    return reference

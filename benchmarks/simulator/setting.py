@@ -4,7 +4,7 @@ Owns no state: everything is a function of the options and the virtual time. A p
 these truths, only what `measurement` makes of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -172,9 +172,13 @@ def make_setting(options: Options, world_path: Path | None = None) -> Setting:
     return _laid(options, _with_headroom(world, options.headroom))
 
 
-def _with_headroom(world: World, headroom: float) -> World:
-    from dataclasses import replace
+def enlarged(setting: Setting, factor: F64) -> Setting:
+    """The same with POPs and their links larger by a factor [p]."""
+    world = replace(setting.world, capacity_bps=setting.world.capacity_bps * factor)
+    return replace(setting, world=world, link_bps=setting.link_bps * np.repeat(factor, LINKS))
 
+
+def _with_headroom(world: World, headroom: float) -> World:
     peak_bps = float(world.demand_bps.sum(axis=1).max())
     scale = headroom * peak_bps / float(world.capacity_bps.sum())
     return replace(world, capacity_bps=world.capacity_bps * scale)
