@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 DEAR_US = np.float32(1e12)
 """Cost of a candidate that cannot be used; kernels want it finite."""
@@ -102,5 +103,12 @@ def crew(threads: int | None = None) -> Iterator[Crew]:
     processors that these need.
     """
     count = threads or min(len(os.sched_getaffinity(0)), THREADS_MAX)
-    with ThreadPoolExecutor(count, "market") as pool, threadpool_limits(1, "blas"):
+    algebra = _libraries().limit(limits=1, user_api="blas")
+    with ThreadPoolExecutor(count, "market") as pool, algebra:
         yield Crew(pool, count)
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """The libraries with threads of their own; to find them takes longer than a small market."""
+    return ThreadpoolController()

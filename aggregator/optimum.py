@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from aggregator import exact
 from aggregator.kernel import kernel
 from aggregator.market import DEAR_US, F32, F64, Crew, Ints, Market, crew, resource_numbers
-from aggregator.newton import overflow_cost, paid, supply
+from aggregator.newton import level, overflow_cost, paid, supply
 from aggregator.prices import clear, seek
 from aggregator.rounding import choose
 from aggregator.solve import NOWHERE, Assignment, Problem, piece_counts
 
 EXACT_ROWS_MAX = 20_000
 """Larger problems are not solved exactly: prices and rounding are faster there and as good."""
+EXACT_SHORT_ROWS_MAX = 2_000
+"""The same when not all demand fits: every resource has a price then, and pieces of overflow."""
 REVERT_PASSES_MAX = 4
 DEMAND_MIN = 1e-9
 """Of the mean demand: what a prefix counts for that nobody asked for."""
@@ -77,13 +79,15 @@ def _solve(
 ) -> tuple[_Offer, F64, F64]:
     """The offer, [m, k] the shares of its rows, and the prices."""
     warm = _warm(problem, capacity)
-    if np.count_nonzero(usable) <= EXACT_ROWS_MAX:
+    rows = np.count_nonzero(usable)
+    if rows <= EXACT_ROWS_MAX:
         offer = _offer(problem, usable, capacity, cut=False)
-        price, _ = seek(offer.market, workers, warm)
-        solved = exact.solve(offer.market, price)
-        if solved is not None:
-            return offer, solved.share, solved.price_us
-        warm = price
+        if rows <= EXACT_SHORT_ROWS_MAX or not level(offer.market).any():
+            price, _ = seek(offer.market, workers, warm)
+            solved = exact.solve(offer.market, price)
+            if solved is not None:
+                return offer, solved.share, solved.price_us
+            warm = price
     offer = _offer(problem, usable, capacity, cut=True)
     cleared = clear(offer.market, workers, warm)
     share = np.zeros(offer.market.cost_us.shape)

@@ -13,14 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.market import F64, Crew, Ints, Market
-from aggregator.newton import PRICE_US_MAX, Ascent, level, paid
+from aggregator.newton import PRICE_US_MAX, Ascent, level, paid, supply
 from aggregator.pruning import prune
 from aggregator.rounding import Rounded, choose, repair
 
 HAIRCUT = 2e-4
 """Share of each capacity that prices are sought without, so that rounding has room to work in."""
-ROUNDS_MAX = 3
-"""How often a pruning is made anew, because prices left their box or a resource filled up."""
 HELD_SHARE_MAX = 0.02
 """Of the contested resources, how many prices at the border of their box are not worth another
 round."""
@@ -43,6 +41,9 @@ class Stage:
     """Of all demand, how much load may lie beyond where prices want it."""
     sample_rows: int = 0
     """Rows that stand for all; 0 is all. A market of less than twice as many is not sampled."""
+    rounds_max: int = 1
+    """How often it is pruned anew, because prices left their box or a resource filled up; the
+    next stage does that, too."""
 
 
 COLD = (
@@ -53,9 +54,15 @@ COLD = (
     Stage(500.0, np.inf, 1e-2, 30_000),
     Stage(300.0, np.inf, 5e-3, 100_000),
     Stage(150.0, np.inf, 4e-3, 100_000),
-    Stage(80.0, 1_500.0, 2e-3),
+    Stage(80.0, 1_500.0, 2e-3, rounds_max=3),
 )
-WARM = (Stage(150.0, 1_500.0, 5e-3),)
+WARM = (Stage(150.0, 1_500.0, 5e-3, rounds_max=3),)
+SHORT = (
+    Stage(64_000.0, np.inf, 2e-2, 100_000),
+    Stage(16_000.0, np.inf, 2e-2, 100_000),
+    Stage(4_000.0, np.inf, 1e-2, rounds_max=2),
+)
+"""When not all demand fits, nearly every resource has a price, far above what paths differ by."""
 STEPS_MAX = 8
 """Newton steps of one round."""
 
@@ -85,11 +92,11 @@ def clear(market: Market, crew: Crew, warm_us: F64 | None = None) -> Cleared:
 def seek(market: Market, crew: Crew, warm_us: F64 | None = None) -> tuple[F64, Rounded]:
     """[r], prices near the top of the dual, from 0 to `PRICE_US_MAX`; what rows choose at them."""
     cut = replace(market, capacity=market.capacity * (1 - HAIRCUT))
-    if warm_us is None:
-        price = level(cut)
-    else:
+    price = level(cut)
+    stages: tuple[Stage, ...] = SHORT if price.any() else COLD
+    if warm_us is not None:
+        stages = SHORT[-1:] if price.any() else WARM
         price = np.where(market.limited, np.clip(warm_us, 0.0, PRICE_US_MAX), 0.0)
-    stages = COLD if warm_us is None else WARM
     for rows, same in groupby(stages, lambda stage: stage.sample_rows):
         part = cut.sampled(rows) if 0 < 2 * rows < len(cut) else cut
         seen = choose(part, price, stages[0].temperature_us, crew)
@@ -104,7 +111,7 @@ def _rounds(
     """Newton's method on ever newly pruned markets, until a pruning had left out nothing."""
     window = stage.window_us
     contested = _contested(market, price, seen)
-    for _ in range(ROUNDS_MAX):
+    for _ in range(stage.rounds_max):
         pruned = prune(market, price, contested, window, crew)
         found = Ascent(market, pruned, crew).climb(
             price, stage.temperature_us, STEPS_MAX, stage.tolerance, window / 3
@@ -125,7 +132,8 @@ def _settled(market: Market, price: F64, seen: Rounded, forgotten: NDArray[np.bo
 
     Load beside a price is what the certificate will lack, for paid room that is empty is a loss.
     """
-    beside = np.where(market.limited, np.abs(seen.load - market.capacity), 0.0)
+    offered = supply(market.capacity, price)
+    beside = np.where(market.limited, np.abs(seen.load - offered), 0.0)
     whole = float(market.demand.sum(dtype=np.float64))
     few = float(beside[forgotten].sum()) < FORGOTTEN_MAX * whole
     return few and float(price @ beside) < BESIDE_MAX * seen.value

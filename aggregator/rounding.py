@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from aggregator.kernel import kernel
 from aggregator.market import F32, F64, Arrays, Crew, Ints, Market
-from aggregator.newton import supply
+from aggregator.newton import OVERFLOW_US, supply
 
 CUTOFF = 7.0
 """In temperatures: candidates dearer than this above the cheapest are never chosen."""
 PASSES_MAX = 8
 GAIN_US_MIN = 20.0
 """Smaller gains are not worth a second look at a row."""
+SPREADS_MAX = 6
+"""Passes over all rows when not all fits."""
 ENOUGH_MOVES = 5e-3
 """Passes end when fewer rows than this, of n^0.8, still move."""
 FULL = 1 + 1e-6
@@ -207,17 +209,64 @@ def _move(
     return moved
 
 
+@kernel
+def _spread(market: Arrays, capacity: F64, overflow_us: float, at: Ints, load: F64) -> int:
+    """Move each row that adds to an overflow to where it costs least, the overflow included."""
+    cost, pop, link, demand = market
+    moved = 0
+    for i in range(len(demand)):
+        k, own = at[i], np.float64(demand[i])
+        if load[pop[i, k]] <= capacity[pop[i, k]] and load[link[i, k]] <= capacity[link[i, k]]:
+            continue
+        load[pop[i, k]] -= own
+        load[link[i, k]] -= own
+        least, chosen, stay = np.inf, k, np.inf
+        for c in range(cost.shape[1]):
+            added = own * cost[i, c]
+            for r in (pop[i, c], link[i, c]):
+                before = max(load[r] - capacity[r], 0.0)
+                after = max(load[r] + own - capacity[r], 0.0)
+                if after > 0:
+                    bend = (after + before) / (2 * capacity[r])
+                    added += overflow_us * (after - before) * (1 + bend)
+            if c == k:
+                stay = added
+            if added < least:
+                least = added
+                chosen = c
+        if least >= stay * (1 - 1e-6):
+            chosen = k
+        load[pop[i, chosen]] += own
+        load[link[i, chosen]] += own
+        moved += chosen != k
+        at[i] = chosen
+    return moved
+
+
 def repair(market: Market, rounded: Rounded, price_us: F64, crew: Crew) -> None:
     """Move rows in place, until nothing is too full and no room is wasted on nobody.
 
-    What finds no room anywhere displaces others, in every second pass after the first two; where
-    those find none either, it stays too full.
+    What finds no room anywhere displaces others, in every second pass after the first two. What is
+    too full in spite of all that is spread at the least cost.
     """
+    _make_fit(market, rounded, price_us, crew)
+    arrays = (market.cost_us, market.pop, market.link, market.demand)
+    enough = ENOUGH_MOVES * len(market) ** 0.8
+    for _ in range(SPREADS_MAX):
+        if not (rounded.load > market.capacity * FULL).any():
+            return
+        moved = _spread(arrays, market.capacity, OVERFLOW_US, rounded.at, rounded.load)
+        if moved < enough:
+            return
+
+
+def _make_fit(market: Market, rounded: Rounded, price_us: F64, crew: Crew) -> None:
     room = supply(market.capacity, price_us)
     price = price_us.astype(np.float32)
     free: F32 = np.zeros_like(price)
     enough = ENOUGH_MOVES * len(market) ** 0.8
-    for number in range(PASSES_MAX):
+    short = bool((price_us > OVERFLOW_US).any())
+    for number in range(2 if short else PASSES_MAX):
         over = rounded.load > room * FULL
         push = number >= 2 and number % 2 == 0
         relieved = gained = 0
