@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.partials import DemandPartial, Int64, Origin, Partial, SignalPartial
-from popsteer.samples import Batch, DemandBatch, Kind, RttBatch, SignalBatch
+from popsteer.samples import Batch, DemandBatch, Kind, RttBatch, SignalBatch, most
 
 Index = NDArray[np.int64]
 
@@ -91,17 +91,20 @@ class Places:
 
     place: NDArray[np.uint32]
     known: tuple[tuple[int, str], ...]
-    """What the numbers mean: the start of the event window in ms, and the POP or link."""
+    """What the numbers mean: the start of the event window in ms, and the POP or link. Each has
+    samples: what a header merely lists leaves no trace."""
 
-    def of(self, rows: NDArray[Any]) -> tuple[tuple[str, ...], Int64, NDArray[np.uint16]]:
-        """Of rows given by place: the names in use, sorted; event windows; indexes of names."""
-        used = np.zeros(len(self.known), bool)
-        used[rows] = True
-        # Only names that rows refer to: what a header merely lists leaves no trace.
-        names = tuple(sorted({self.known[k][1] for k in np.flatnonzero(used)}))
+    def names(self) -> tuple[tuple[str, ...], Int64, NDArray[np.uint16]]:
+        """The names in use, sorted; of each place its event window and the index of its name."""
+        names = tuple(sorted({name for _, name in self.known}))
         index = {name: place for place, name in enumerate(names)}
         windows = np.array([window_ms for window_ms, _ in self.known], np.int64)
-        indexes = np.array([index.get(name, 0) for _, name in self.known], np.uint16)
+        indexes = np.array([index[name] for _, name in self.known], np.uint16)
+        return names, windows, indexes
+
+    def of(self, rows: NDArray[Any]) -> tuple[tuple[str, ...], Int64, NDArray[np.uint16]]:
+        """Of rows given by place: the names in use; event windows; indexes of names."""
+        names, windows, indexes = self.names()
         return names, windows[rows], indexes[rows]
 
 
@@ -133,7 +136,7 @@ def _places_of(
         return np.empty(0, np.uint32)
     start_ms = batch.header.t0_ms // window_ms * window_ms
     since_ms = batch.header.t0_ms - start_ms
-    windows = (since_ms + int(batch.dt_ms.max())) // window_ms + 1
+    windows = (since_ms + most(batch.dt_ms)) // window_ms + 1
     if windows == len(names) == 1:
         return known.setdefault((start_ms, names[0]), len(known))
     event = (batch.dt_ms.astype(np.uint64) + np.uint64(since_ms)) // np.uint64(window_ms)

@@ -11,9 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from aggregator.fold import column, places_in
-from aggregator.histogram import LOST, levels, lowest_us
+from aggregator.histogram import FIRST_US, LOST, levels
+from aggregator.kernel import kernel
 from aggregator.packing import Keys, Packing, pack
-from aggregator.partials import Origin, RttPartial
+from aggregator.partials import Int64, Origin, RttPartial
 from popsteer.samples import RttBatch
 
 
@@ -33,14 +34,15 @@ def fold_rtt(batches: Sequence[RttBatch], origin: Origin) -> RttPartial:
         "level": level,
         "above_us": above_us,
     }
-    nets = None
-    if not Packing.of(columns).fits:
+    nets, packing = None, Packing.of(columns)
+    if not packing.fits:
         nets, columns["net"] = _ranked(columns["net"])
+        packing = Packing.of(columns)
     dtypes = {name: column.dtype for name, column in columns.items()}
-    rows = [_rtt_rows(packing, keys, dtypes) for packing, keys in pack(columns)]
+    rows = [_rtt_rows(part, keys, dtypes) for part, keys in pack(columns, packing)]
     row = {n: np.concatenate([r[n] for r in rows]) for n in rows[0]} if rows[1:] else rows[0]
-    pops, event_window_ms, pop = places.of(row["place"])
-    bucket = row["level"].astype(np.int16) + np.int16(LOST)
+    pops, window_ms, number = places.names()
+    event_window_ms, pop, bucket, max_us = _spread(row, window_ms, number)
     return RttPartial(
         origin,
         pops,
@@ -51,8 +53,50 @@ def fold_rtt(batches: Sequence[RttBatch], origin: Origin) -> RttPartial:
         method=row["method"],
         bucket=bucket,
         count=row["count"],
-        max_us=row["above_us"] + lowest_us(bucket),
+        max_us=max_us,
     )
+
+
+def _spread(
+    row: dict[str, NDArray[Any]], window_ms: Int64, number: NDArray[np.uint16]
+) -> tuple[Int64, NDArray[np.uint16], NDArray[np.int16], NDArray[np.uint32]]:
+    """What places and levels stand for, in one pass: window, POP, bucket, highest RTT."""
+    size = len(row["place"])
+    event_window_ms, pop = np.empty(size, np.int64), np.empty(size, np.uint16)
+    bucket, max_us = np.empty(size, np.int16), np.empty(size, np.uint32)
+    _fill(
+        row["place"],
+        row["level"],
+        row["above_us"],
+        window_ms,
+        number,
+        FIRST_US,
+        event_window_ms,
+        pop,
+        bucket,
+        max_us,
+    )
+    return event_window_ms, pop, bucket, max_us
+
+
+@kernel
+def _fill(
+    place: NDArray[np.uint32],
+    level: NDArray[np.uint16],
+    above_us: NDArray[np.uint32],
+    window_of: Int64,
+    number_of: NDArray[np.uint16],
+    first_us: NDArray[np.uint32],
+    event_window_ms: Int64,
+    pop: NDArray[np.uint16],
+    bucket: NDArray[np.int16],
+    max_us: NDArray[np.uint32],
+) -> None:
+    for i in range(len(place)):
+        event_window_ms[i] = window_of[place[i]]
+        pop[i] = number_of[place[i]]
+        bucket[i] = np.int16(level[i]) + LOST
+        max_us[i] = first_us[level[i]] + above_us[i]
 
 
 def _rtt_rows(

@@ -110,7 +110,7 @@ def _cells() -> NDArray[np.uint16]:
 
 
 _CELLS = _cells()
-_FIRST_US = np.append(_LOWEST_US, np.uint32(2**32 - 1))
+FIRST_US = np.append(_LOWEST_US, np.uint32(2**32 - 1))
 """Where each level begins, with an end behind the last."""
 
 
@@ -122,7 +122,7 @@ def levels(
     The same buckets as `bucket_of` and `lowest_us`, in one pass.
     """
     level, above_us = np.empty(len(rtt_us), np.uint16), np.empty(len(rtt_us), np.uint32)
-    _fill_levels(rtt_us, lost, _CELLS, _FIRST_US, level, above_us)
+    _fill_levels(rtt_us, lost, _CELLS, FIRST_US, level, above_us)
     return level, above_us
 
 

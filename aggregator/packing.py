@@ -78,23 +78,23 @@ class Packing:
         return sum(self.bits[n] for n in names[names.index(name) + 1 :])
 
 
-def pack(columns: dict[str, NDArray[Any]]) -> list[tuple[Packing, Keys]]:
+def pack(
+    columns: dict[str, NDArray[Any]], packing: Packing | None = None
+) -> list[tuple[Packing, Keys]]:
     """Packings and sorted keys which together hold all rows in order: nearly always just one.
 
-    Columns that need too many bits are cut in two at the middle of the most significant column
-    that varies, so the parts stay in order.
+    `packing` is that of the columns, where it is known already. Columns that need too many bits
+    are cut in two at the middle of the most significant column that varies, so the parts stay in
+    order.
     """
-    packing = Packing.of(columns)
+    packing = packing or Packing.of(columns)
     if packing.fits:
         return [(packing, packing.keys(columns))]
     name = next(n for n, bits in packing.bits.items() if bits)
     middle = packing.low[name] + (1 << (packing.bits[name] - 1)) << packing.zeros[name]
     lower = columns[name] < columns[name].dtype.type(middle)
-    return [
-        part
-        for chosen in (lower, ~lower)
-        for part in pack({n: c[chosen] for n, c in columns.items()})
-    ]
+    parts = [{n: c[chosen] for n, c in columns.items()} for chosen in (lower, ~lower)]
+    return [keyed for part in parts for keyed in pack(part)]
 
 
 @kernel

@@ -6,7 +6,7 @@ behind live records. The idea is IPsec's anti-replay window (RFC 4303 section 3.
 place of bits, so that a source may jump ahead and still fill the hole later.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 GAPS_MAX = 64
@@ -64,7 +64,9 @@ class Mark:
 
     def told(self, newest_ms: int) -> "Mark":
         """The mark after samples up to this time were accepted."""
-        return self if newest_ms <= self.newest_ms else replace(self, newest_ms=newest_ms)
+        if newest_ms <= self.newest_ms:
+            return self
+        return Mark(self.highest, self.gaps, self.arrival_ms, newest_ms)
 
     def union(self, other: "Mark") -> "Mark":
         """What either has seen: how a shard that two were merged into continues both."""

@@ -21,7 +21,7 @@ from aggregator.partials import Origin, Partial
 from aggregator.seen import Mark
 from popsteer.clock import HOUR_MS, MINUTE_MS
 from popsteer.errors import RecordError
-from popsteer.samples import Batch, Kind, decode, rows
+from popsteer.samples import Batch, Kind, decode, most, rows
 
 CLOCK_BEHIND_MS_MAX = HOUR_MS
 CLOCK_AHEAD_MS_MAX = 5 * MINUTE_MS
@@ -216,7 +216,7 @@ class ShardFold:
             if unknown:
                 raise RecordError("pop", f"unknown: {unknown[0][:64]!r}")
             self._known = header.subjects
-        newest_ms = header.t0_ms + (int(batch.dt_ms.max()) if rows(batch) else 0)
+        newest_ms = header.t0_ms + (most(batch.dt_ms) if rows(batch) else 0)
         _check_clock(header.t0_ms, newest_ms, arrival_ms, mark)
         return newest_ms
 

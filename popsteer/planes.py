@@ -15,6 +15,7 @@ It owns the layout and no rule about values but one: what it reads fits the type
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,13 @@ from popsteer.errors import RecordError
 from popsteer.names import Net
 
 NET_BYTES = 8
-_DT_LOW_BITS, _RTT_LOW_BITS = 8, 16
 _DT_HIGH_MAX = 1 << 24
 
 
 def write(columns: dict[str, NDArray[Any]]) -> tuple[list[Any], Any]:
     """The arrays of these columns, and their schema without metadata."""
     dt_ms, net, rtt_us = columns["dt_ms"], columns["net"], columns["rtt_us"]
-    dt_high, rtt_high = dt_ms >> _DT_LOW_BITS, rtt_us >> _RTT_LOW_BITS
+    dt_high, rtt_high = dt_ms >> 8, rtt_us >> 16
     width = _net_bytes(net)
     schema = _schema(
         pa.uint8() if _most(dt_high) < 256 else pa.uint32(),
@@ -105,40 +105,59 @@ def _schema(dt_high: Any, net_bytes: int, rtt_high: Any) -> Any:
     )
 
 
-def read(stored: Sequence[Any]) -> dict[str, NDArray[Any]]:
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """What the bounds of values are checked by."""
+
+    subject: int
+    rtt_us: int
+    method: int
+    lost: int
+    plen_least: int
+    plen_most: int
+    net_union: int
+    """All networks or-ed together."""
+
+
+def read(stored: Sequence[Any]) -> tuple[dict[str, NDArray[Any]], Extremes]:
     """The columns of samples from those of a validated batch of a known schema, without nulls.
 
     Raises:
         RecordError: with reason `value`, a time beyond 32 bits.
     """
+    from popsteer.unpack import EXTREMES, unpack
+
     dt_low, dt_high, net, plen, subject, rtt_low, rtt_high, method, lost = stored
-    dt_ms = dt_high.to_numpy().astype(np.uint32)
-    if dt_high.type.byte_width > 1 and _most(dt_ms) >= _DT_HIGH_MAX:
-        raise RecordError("value", "dt_ms beyond 32 bits")
-    dt_ms <<= np.uint32(_DT_LOW_BITS)
-    dt_ms |= dt_low.to_numpy()
-    rtt_us = rtt_high.to_numpy().astype(np.uint32)
-    rtt_us <<= np.uint32(_RTT_LOW_BITS)
-    rtt_us |= rtt_low.to_numpy()
-    return {
-        "dt_ms": dt_ms,
-        "net": _read_net(net),
+    size, width = len(dt_low), net.type.byte_width
+    columns = {
+        "dt_ms": np.empty(size, np.uint32),
+        "net": np.empty(size, np.uint64),
         "plen": plen.to_numpy(),
         "subject": subject.to_numpy(),
-        "rtt_us": rtt_us,
+        "rtt_us": np.empty(size, np.uint32),
         "method": method.to_numpy(),
         "lost": lost.to_numpy(),
     }
-
-
-def _read_net(column: Any) -> Net:
-    width, size = column.type.byte_width, len(column)
-    if not size:
-        return np.empty(0, np.uint64)
-    stored = np.frombuffer(column.buffers()[1], np.uint8, size * width, column.offset * width)
-    leading = stored.reshape(size, width)
-    bytes_of = np.zeros((size, NET_BYTES), np.uint8)
-    for at in range(width):
-        bytes_of[:, NET_BYTES - 1 - at] = leading[:, at]
-    net: Net = bytes_of.view("<u8").reshape(size).astype(np.uint64, copy=False)
-    return net
+    extremes = np.zeros(EXTREMES, np.uint64)
+    if size:
+        leading = np.frombuffer(net.buffers()[1], np.uint8, size * width, net.offset * width)
+        unpack(
+            dt_low.to_numpy(),
+            dt_high.to_numpy(),
+            leading,
+            width,
+            columns["plen"],
+            columns["subject"],
+            rtt_low.to_numpy(),
+            rtt_high.to_numpy(),
+            columns["method"],
+            columns["lost"],
+            columns["dt_ms"],
+            columns["net"],
+            columns["rtt_us"],
+            extremes,
+        )
+    dt_high_most, *others = extremes.tolist()
+    if dt_high_most >= _DT_HIGH_MAX:
+        raise RecordError("value", "dt_ms beyond 32 bits")
+    return columns, Extremes(*others)

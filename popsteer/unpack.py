@@ -1,0 +1,55 @@
+"""RTT columns put together again from their planes, and their extremes, in one compiled pass.
+
+Apart from `popsteer.planes`, so that only who reads RTT records loads the compiler's runtime.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+EXTREMES = 8
+"""Highest dt_ms_high, subject, rtt_us, method, lost; least and highest plen; all nets or-ed."""
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def unpack(
+    dt_low: NDArray[np.uint8],
+    dt_high: NDArray[Any],
+    leading: NDArray[np.uint8],
+    width: int,
+    plen: NDArray[np.uint8],
+    subject: NDArray[np.uint16],
+    rtt_low: NDArray[np.uint16],
+    rtt_high: NDArray[Any],
+    method: NDArray[np.uint8],
+    lost: NDArray[np.uint8],
+    dt_ms: NDArray[np.uint32],
+    net: NDArray[np.uint64],
+    rtt_us: NDArray[np.uint32],
+    extremes: NDArray[np.uint64],
+) -> None:
+    """Fill `dt_ms`, `net`, `rtt_us` and `extremes`; there is at least one row."""
+    high = subjects = rtts = methods = losses = longest = np.uint32(0)
+    shortest, union = np.uint32(255), np.uint64(0)
+    for i in range(len(dt_low)):
+        high = max(high, np.uint32(dt_high[i]))
+        dt_ms[i] = np.uint32(dt_high[i]) << np.uint32(8) | np.uint32(dt_low[i])
+        value = np.uint32(rtt_high[i]) << np.uint32(16) | np.uint32(rtt_low[i])
+        rtt_us[i] = value
+        rtts = max(rtts, value)
+        subjects = max(subjects, np.uint32(subject[i]))
+        methods = max(methods, np.uint32(method[i]))
+        losses = max(losses, np.uint32(lost[i]))
+        longest = max(longest, np.uint32(plen[i]))
+        shortest = min(shortest, np.uint32(plen[i]))
+    for i in range(len(dt_low)):
+        whole = np.uint64(0)
+        for at in range(width):
+            shift = np.uint64(56 - 8 * at)
+            whole |= np.uint64(leading[i * width + at]) << shift
+        net[i] = whole
+        union |= whole
+    extremes[0], extremes[1], extremes[2], extremes[3] = high, subjects, rtts, methods
+    extremes[4], extremes[5], extremes[6], extremes[7] = losses, shortest, longest, union
