@@ -54,7 +54,7 @@ OFFSET_GAIN = 0.2
 OFFSET_GAIN_URGENT = 0.5
 OFFSET_MIN, OFFSET_MAX = -0.3, 1.0
 """Of the capacity."""
-FILL_BAND = 0.08
+FILL_BAND = 0.05
 """Of the capacity: so far above its fill a POP evicts nobody; it still sheds nothing there."""
 CAPACITY_LEFT_MIN = 0.02
 """Share of its capacity that a POP is planned with at least."""
@@ -299,6 +299,7 @@ class LoadLoop:
 
         A POP that is fuller than that by no more than the dead band keeps what it has: demand
         and offset are noisy, and evicting a prefix to take it back a minute later helps nobody.
+        One that sheds does not: the table relieves it, or it would shed for ever.
 
         Args:
             capacity_bps: [p], as measured.
@@ -307,7 +308,7 @@ class LoadLoop:
         finite = np.isfinite(capacity_bps)
         whole = np.where(finite, capacity_bps, 0.0)
         left = np.maximum(self._target * whole - self.offset_bps, CAPACITY_LEFT_MIN * whole)
-        held = (placed_bps > left) & (placed_bps <= left + FILL_BAND * whole)
+        held = (placed_bps > left) & (placed_bps <= left + FILL_BAND * whole) & (self.shed == 0)
         return np.where(finite, np.where(held, placed_bps, left), np.inf)
 
 

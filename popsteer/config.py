@@ -263,7 +263,7 @@ class Plan(Section, frozen=True, kw_only=True):
     """Weight of an RTT sample halves in this time."""
     age_s_max: Positive = 600.0
     """An estimate older than this is unknown."""
-    move_gain_ms: NotNegative = 4.0
+    move_gain_ms: NotNegative = 8.0
     """A prefix moves only for a gain above this and above its uncertainty."""
     rollout: Literal["all", "canary", "shadow"] = "all"
     """Whom a new table reaches: everybody; first a part of the prefixes that move for gain, and
