@@ -33,6 +33,7 @@ from benchmarks.simulator.bench import (
     with_ttl,
 )
 from benchmarks.simulator.options import SHORT, Options, Timeline
+from benchmarks.simulator.score import MISROUTED_MS
 
 HEADROOMS = (1.15, 1.4, 2.0)
 TTLS_S = (20, 60, 300)
@@ -61,6 +62,13 @@ COLUMNS = (
     ("misrouted", "misrouted_share", "{:.2%}"),
     ("flash s", "recovery_flash_s", "{:.0f}"),
     ("fail s", "recovery_fail_s", "{:.0f}"),
+)
+
+LEGEND = (
+    f"misrouted: users at a live POP that is both more than {MISROUTED_MS:g} ms slower than the "
+    f"mean that the optimum under capacities gives their group, and more than {MISROUTED_MS:g} ms "
+    "dearer than their best POP, prices of scarce capacity included.\n"
+    "Where demand does not fit into the POPs near it, they are built larger than the headroom says."
 )
 
 
@@ -196,6 +204,7 @@ def _show(screen: Console, runs: Sequence[Run], bounds: Sequence[Bound]) -> None
                 facts = one.score.facts()
                 table.add_row(one.policy, *(shape.format(facts[key]) for _, key, shape in COLUMNS))
         screen.print(table)
+    screen.print(LEGEND)
     judged = Table("figure", "measured", "bound", "")
     for bound in bounds:
         sign = "≥" if bound.at_least else "≤"
