@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.compare import Answers, load_bps
 from aggregator.histogram import LOST, bucket_of
 from aggregator.partials import DemandPartial, Origin, RttPartial, SignalPartial, encode
 from popsteer.config import Config, Plan, Pop, Service
@@ -28,7 +29,8 @@ LOST_SHARE = 0.01
 NOISE = 0.03
 US_PER_RADIAN = 90_000.0
 ACCESS_US = 4_000.0
-HEADROOM = 1.4
+HEADROOM = 1.65
+"""Demand is three quarters of what the POPs may be filled with."""
 
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -81,8 +83,14 @@ class CycleWorld:
         """All prefixes, with their demand."""
         return Targets(self.net, self.plen, ("",) * len(self.net), self.demand_bps)
 
-    def report(self, store: MemoryStore, window: int, shards: int) -> int:
-        """Write the partials of a window, of all kinds and shards; gives the RTT rows."""
+    def report(self, store: MemoryStore, window: int, shards: int, said: Answers) -> int:
+        """Write the partials of a window, of all kinds and shards; gives the RTT rows.
+
+        Users are where the answers sent them, and with their nearest POP before there were any.
+        """
+        answered = said.share.any(axis=1)
+        held = np.where(answered, said.pop[np.arange(len(said.pop)), said.share.argmax(axis=1)], -1)
+        held = np.where(held >= 0, held, self.near[:, 0])
         rng = np.random.default_rng((self.seed, window))
         rows = np.arange(window % WINDOWS_A_ROUND, self.near.size, WINDOWS_A_ROUND)
         shard = rng.integers(0, shards, len(rows))
@@ -90,8 +98,10 @@ class CycleWorld:
             self._write(
                 store, window, number, self._rtt(rng, window, number, rows[shard == number])
             )
-            self._write(store, window, number, self._demand(rng, window, number, shards))
-        self._write(store, window, 0, self._signals(window))
+            self._write(store, window, number, self._demand(rng, window, number, shards, held))
+        load = load_bps(said, self.demand_bps, len(self.pops))
+        load += np.bincount(held, np.where(answered, 0.0, self.demand_bps), len(self.pops))
+        self._write(store, window, 0, self._signals(window, load))
         return len(rows)
 
     def _write(
@@ -125,11 +135,11 @@ class CycleWorld:
         )
 
     def _demand(
-        self, rng: np.random.Generator, window: int, shard: int, shards: int
+        self, rng: np.random.Generator, window: int, shard: int, shards: int, held: Ints
     ) -> DemandPartial:
         """Half of the prefixes ask within a window."""
         row = np.flatnonzero(rng.random(len(self.net)) < 0.5 / shards)
-        pop = self.near[row, 0]
+        pop = held[row]
         order = np.lexsort((self.net[row], pop))
         row, pop = row[order], pop[order]
         return DemandPartial(
@@ -143,10 +153,9 @@ class CycleWorld:
             self.demand_bps[row] * 2 * WINDOW_MS / 1_000,
         )
 
-    def _signals(self, window: int) -> SignalPartial:
+    def _signals(self, window: int, load: F64) -> SignalPartial:
         n = len(self.pops)
         end_ms = T0_MS + (window + 1) * WINDOW_MS
-        load = np.bincount(self.near[:, 0], self.demand_bps, n)
         value = np.concatenate([np.ones(n), load])
         return SignalPartial(
             _origin("popsteer-urgent", window, 0),
