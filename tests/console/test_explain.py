@@ -72,7 +72,7 @@ def test_losers_say_the_rule_with_numbers(view: View, config: Config, now_ms: in
     ("reason", "words"),
     [
         (Reason.UNMEASURED, "its RTT is inferred, not measured"),
-        (Reason.NOT_WORTH_MOVING, "faster by 3.0 ms, but moving needs more than 2.0 ms"),
+        (Reason.NOT_WORTH_MOVING, "faster by 3.0 ms, but moving needs more than 8.0 ms"),
         (Reason.DOWN, "was down when the table was made"),
         (Reason.DRAINED, "was drained when the table was made"),
         (Reason.PINNED_ELSEWHERE, "the prefix is pinned to fra1"),
