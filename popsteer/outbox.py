@@ -125,27 +125,34 @@ class Outbox:
         return min(times, default=None)
 
     def evict(self, source: SourceId, take: Callable[[Record], bool]) -> bool:
-        """Hand the records of a source on, in order, until `take` refuses one; the rest stays.
+        """Hand the records of a source that are nowhere else on, in order, until `take` refuses.
 
         True when all were taken. One that is under way may be accepted all the same; its
         sequence number tells that it is a repetition.
         """
         queue = self._queues[source]
-        while queue.records and take(queue.records[0]):
-            self.bytes -= queue.records.popleft().bytes
-        taken = not queue.records
-        if taken and not queue.under_way:
+        kept: deque[Record] = deque()
+        refused = False
+        for record in queue.records:
+            refused = refused or (record.segment is None and not take(record))
+            if refused or record.segment is not None:
+                kept.append(record)
+            else:
+                self.bytes -= record.bytes
+        queue.records = kept
+        if not kept and not queue.under_way:
             del self._queues[source]
-        return taken
+        return not refused
 
     def stuck(self, before_s: float) -> list[SourceId]:
-        """Sources whose oldest record was offered before `before_s`, and none came from disk."""
+        """Sources with a record that is nowhere else and was offered before `before_s`.
+
+        Those behind records from disk count too: while the stream is away nothing moves them.
+        """
         return [
             source
             for source, queue in self._queues.items()
-            if queue.records
-            and queue.records[0].offered_s < before_s
-            and all(record.segment is None for record in queue.records)
+            if any(r.segment is None and r.offered_s < before_s for r in queue.records)
         ]
 
     def backlogged(self) -> bool:

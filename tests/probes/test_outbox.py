@@ -128,3 +128,23 @@ def test_what_the_disk_refuses_stays_in_order() -> None:
     assert [one.offered_s for one in taken] == [0.0]
     assert (len(box), box.fresh) == (2, 2)
     assert [one.offered_s for one in box.pick(0.0)] == [1.0]
+
+
+def test_what_is_fresh_goes_to_disk_from_behind_what_came_from_there() -> None:
+    box = Outbox(1 << 20)
+    box.push(record("a", 1, segment=7))
+    box.push(record("a", 2))
+    box.push(record("a", 3))
+    taken: list[Record] = []
+
+    def take(one: Record) -> bool:
+        taken.append(one)
+        return True
+
+    assert box.stuck(2.5) == [SourceId("a")]
+    assert box.evict(SourceId("a"), take)
+
+    assert [one.offered_s for one in taken] == [2.0, 3.0]
+    assert (box.fresh, len(box)) == (0, 1)
+    assert box.stuck(1e9) == []
+    assert [one.segment for one in box.pick(0.0)] == [7]
