@@ -88,6 +88,9 @@ def test_the_bytes_of_many_pairs_are_few() -> None:
     rng = np.random.default_rng(3)
     prefixes, each = 5_000, 8
     pairs = prefixes * each
+    rtt_us, spread_us, samples, age_s, loss = (
+        rng.lognormal(9, 1, pairs).astype(np.float32) for _ in range(5)
+    )
     many = Evidence(
         4,
         9,
@@ -96,7 +99,11 @@ def test_the_bytes_of_many_pairs_are_few() -> None:
         np.full(pairs, 24, np.uint8),
         np.repeat(rng.pareto(1.3, prefixes).astype(np.float32), each),
         rng.integers(0, 200, pairs).astype(np.uint16),
-        *(rng.lognormal(9, 1, pairs).astype(np.float32) for _ in range(5)),
+        rtt_us,
+        spread_us,
+        samples,
+        age_s,
+        loss,
         np.zeros(pairs, np.float32),
         rng.integers(0, 9, pairs).astype(np.uint8),
         np.zeros(pairs, np.uint8),

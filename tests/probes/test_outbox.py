@@ -1,5 +1,6 @@
 """The outbox alone, under a clock of the test."""
 
+from dataclasses import dataclass, field
 from random import Random
 
 from hypothesis import given, settings
@@ -19,6 +20,20 @@ RNG = Random(5)
 
 def record(source: str, number: int, size: int = 10, segment: int | None = None) -> Record:
     return Record(SourceId(source), number.to_bytes(4, "big") * size, float(number), segment)
+
+
+@dataclass
+class Disk:
+    """Takes so many records."""
+
+    room: int = 1_000
+    taken: list[Record] = field(default_factory=list)
+
+    def take(self, one: Record) -> bool:
+        if len(self.taken) == self.room:
+            return False
+        self.taken.append(one)
+        return True
 
 
 @given(
@@ -107,9 +122,9 @@ def test_an_evicted_record_that_is_under_way_is_settled_without_harm() -> None:
     box = Outbox(1 << 20)
     box.push(record("a", 1))
     picked = box.pick(0.0)
-    taken: list[Record] = []
-    assert box.evict(SourceId("a"), lambda one: not taken.append(one))
-    assert taken == picked
+    disk = Disk()
+    assert box.evict(SourceId("a"), disk.take)
+    assert disk.taken == picked
     assert box.bytes == 0
     box.push(record("a", 2))
     assert box.pick(0.0) == []
@@ -121,11 +136,11 @@ def test_what_the_disk_refuses_stays_in_order() -> None:
     box = Outbox(1 << 20)
     for at in range(3):
         box.push(record("a", at))
-    taken: list[Record] = []
+    disk = Disk(room=1)
 
-    assert not box.evict(SourceId("a"), lambda one: not taken and not taken.append(one))
+    assert not box.evict(SourceId("a"), disk.take)
 
-    assert [one.offered_s for one in taken] == [0.0]
+    assert [one.offered_s for one in disk.taken] == [0.0]
     assert (len(box), box.fresh) == (2, 2)
     assert [one.offered_s for one in box.pick(0.0)] == [1.0]
 
@@ -135,16 +150,12 @@ def test_what_is_fresh_goes_to_disk_from_behind_what_came_from_there() -> None:
     box.push(record("a", 1, segment=7))
     box.push(record("a", 2))
     box.push(record("a", 3))
-    taken: list[Record] = []
-
-    def take(one: Record) -> bool:
-        taken.append(one)
-        return True
+    disk = Disk()
 
     assert box.stuck(2.5) == [SourceId("a")]
-    assert box.evict(SourceId("a"), take)
+    assert box.evict(SourceId("a"), disk.take)
 
-    assert [one.offered_s for one in taken] == [2.0, 3.0]
+    assert [one.offered_s for one in disk.taken] == [2.0, 3.0]
     assert (box.fresh, len(box)) == (0, 1)
     assert box.stuck(1e9) == []
     assert [one.segment for one in box.pick(0.0)] == [7]
