@@ -30,6 +30,7 @@ class Disk:
     taken: list[Record] = field(default_factory=list)
 
     def take(self, one: Record) -> bool:
+        """Keep a record, while there is room."""
         if len(self.taken) == self.room:
             return False
         self.taken.append(one)
