@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from aggregator.estimate import NINE_IN_TEN_SIGMAS, Estimates
 from aggregator.prefixes import UNKNOWN, Prefixes, Rows
 from popsteer.evidence import Source
-from popsteer.geo import EARTH_RADIUS_KM, FIBRE_KM_PER_RTT_MS, distance_km
+from popsteer.geo import FIBRE_KM_PER_RTT_MS, arc_km, distance_km
 
 ENOUGH = 3
 """A prefix with so many known POPs needs no network and no map."""
@@ -177,10 +177,7 @@ def _line(
     """RTT at no distance and per km, and what nine in ten measured pairs stay within."""
     taken = slice(None, None, max(1, len(estimates) // FITTED_MAX))
     row, pop = np.divmod(estimates.key[taken], pops)
-    a, b = np.radians(place[row]), np.radians(pop_place[pop])
-    half = (b - a) / 2
-    h = np.sin(half[:, 0]) ** 2 + np.cos(a[:, 0]) * np.cos(b[:, 0]) * np.sin(half[:, 1]) ** 2
-    km = 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(h, 0, 1)))
+    km = arc_km(*place[row].T, *pop_place[pop].T)
     known = np.isfinite(km)
     if known.sum() < FITTED_MIN:
         return None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aggregator.prefixes import UNKNOWN, Prefixes
 from popsteer.config import Config, Service
 from popsteer.errors import ConfigError
-from popsteer.geo import EARTH_RADIUS_KM
+from popsteer.geo import arc_km
 from popsteer.names import IPV6_BIT
 
 BAND_MS = 5.0
@@ -51,7 +51,7 @@ class Terms:
         km = np.full(pop.shape, np.nan)
         for column in range(pop.shape[1]):
             there = np.maximum(pop[:, column], 0)
-            km[:, column] = _km(at, np.stack([self.lat[there], self.lon[there]], axis=1))
+            km[:, column] = arc_km(*at.T, self.lat[there], self.lon[there])
         return replace(self, km=km)
 
 
@@ -131,12 +131,3 @@ def _place(record: dict[str, object]) -> Sequence[float]:
 def _network(record: dict[str, object]) -> int:
     number = record.get("autonomous_system_number")
     return number if isinstance(number, int) else UNKNOWN
-
-
-def _km(a: F64, b: F64) -> F64:
-    """[n], from each place of `a` to that of `b` in the same line."""
-    phi, other = np.radians(a[:, 0]), np.radians(b[:, 0])
-    turn = np.radians(b[:, 1] - a[:, 1])
-    h = np.sin((other - phi) / 2) ** 2 + np.cos(phi) * np.cos(other) * np.sin(turn / 2) ** 2
-    km: F64 = 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(h, 0, 1)))
-    return km

@@ -17,11 +17,15 @@ Degrees = NDArray[np.float64]
 def distance_km(
     lat_a: Degrees, lon_a: Degrees, lat_b: Degrees, lon_b: Degrees
 ) -> NDArray[np.float64]:
-    """Great-circle distance of every a to every b: [a, b] km (haversine)."""
-    phi_a, phi_b = np.radians(lat_a)[:, None], np.radians(lat_b)[None, :]
-    d_phi = phi_b - phi_a
-    d_lambda = np.radians(lon_b)[None, :] - np.radians(lon_a)[:, None]
-    h = np.sin(d_phi / 2) ** 2 + np.cos(phi_a) * np.cos(phi_b) * np.sin(d_lambda / 2) ** 2
+    """Great-circle distance of every a to every b: [a, b] km."""
+    return arc_km(lat_a[:, None], lon_a[:, None], lat_b[None, :], lon_b[None, :])
+
+
+def arc_km(lat_a: Degrees, lon_a: Degrees, lat_b: Degrees, lon_b: Degrees) -> NDArray[np.float64]:
+    """Great-circle distance of each a to the b in its place, km (haversine)."""
+    phi_a, phi_b = np.radians(lat_a), np.radians(lat_b)
+    turn = np.radians(lon_b) - np.radians(lon_a)
+    h = np.sin((phi_b - phi_a) / 2) ** 2 + np.cos(phi_a) * np.cos(phi_b) * np.sin(turn / 2) ** 2
     arc: NDArray[np.float64] = 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(h, 0, 1)))
     return arc
 
