@@ -103,14 +103,9 @@ def _write_days(store: ObjectStore, kind: Kind, now_ms: int) -> int:
 
 
 def _write(store: ObjectStore, span: Span, kind: Kind, start_ms: int, keys: list[str]) -> None:
-    tables: list[pa.Table] = []
-    for table in _tables(store, keys):
-        tables.append(table)
-        if len(tables) >= MERGED_AT_ONCE:
-            tables = [sums.merged(tables, span.resolution_ms)]
-    if tables:
-        body = sums.write(sums.merged(tables, span.resolution_ms))
-        store.create(span.key(kind, start_ms), body)
+    whole = _merged(store, keys, span.resolution_ms)
+    if whole is not None:
+        store.create(span.key(kind, start_ms), sums.write(whole))
 
 
 def _sweep(store: ObjectStore, kind: Kind, now_ms: int) -> None:
@@ -122,6 +117,16 @@ def _sweep(store: ObjectStore, kind: Kind, now_ms: int) -> None:
         for start_ms in span.starts_ms(store, kind):
             if start_ms < now_ms - span.kept_ms:
                 store.delete(span.key(kind, start_ms))
+
+
+def _merged(store: ObjectStore, keys: list[str], resolution_ms: int = 1) -> pa.Table | None:
+    """What all of them say together; None where nothing is left of them."""
+    tables: list[pa.Table] = []
+    for table in _tables(store, keys):
+        tables.append(table)
+        if len(tables) >= MERGED_AT_ONCE:
+            tables = [sums.merged(tables, resolution_ms)]
+    return sums.merged(tables, resolution_ms) if tables else None
 
 
 def _tables(store: ObjectStore, keys: list[str]) -> Iterator[pa.Table]:
@@ -143,14 +148,9 @@ def recall(store: ObjectStore, kind: Kind, since_ms: int, now_ms: int) -> pa.Tab
     Raises:
         StoreError: the store is away.
     """
-    tables: list[pa.Table] = []
-    for table in _tables(store, _keys_since(store, kind, since_ms, now_ms)):
-        tables.append(table)
-        if len(tables) >= MERGED_AT_ONCE:
-            tables = [sums.merged(tables)]
-    if not tables:
+    whole = _merged(store, _keys_since(store, kind, since_ms, now_ms))
+    if whole is None:
         return None
-    whole = sums.merged(tables)
     return whole.filter(pc.greater_equal(whole.column(sums.EVENT), since_ms))
 
 
