@@ -194,8 +194,7 @@ def _prepare(folder: Path, config: Config, config_path: Path) -> None:
 
 def _keep_orders(store: ObjectStore, folder: Path, first_ms: int, last_ms: int) -> None:
     """Every version of the orders within the recording, and the one in force at its start."""
-    stem = len(orders.LOG_PREFIX)
-    keys = [(int(key[stem : stem + 13]), key) for key in store.list(orders.LOG_PREFIX)]
+    keys = [(orders.logged_at_ms(key), key) for key in store.list(orders.LOG_PREFIX)]
     before = [one for one in keys if one[0] < first_ms][-1:]
     for at_ms, key in before + [one for one in keys if first_ms <= one[0] < last_ms]:
         stored = store.read(key)

@@ -177,6 +177,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """Ended early, replaced, or found expired."""
 
 
+def logged_at_ms(key: str) -> int:
+    """When the change was made whose copy a key of the log names."""
+    return int(key.removeprefix(LOG_PREFIX)[:13])
+
+
 def history(store: ObjectStore) -> list[Change]:
     """Every change of the orders, oldest first."""
     changes, before = [], Orders()
@@ -187,7 +192,7 @@ def history(store: ObjectStore) -> list[Change]:
         after = decode(stored.body)
         changes.append(
             Change(
-                at_ms=int(key[len(LOG_PREFIX) : len(LOG_PREFIX) + 13]),
+                at_ms=logged_at_ms(key),
                 given=tuple(one for one in after.orders if one not in before.orders),
                 ended=tuple(one for one in before.orders if one not in after.orders),
             )
