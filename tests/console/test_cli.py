@@ -3,7 +3,7 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -161,6 +161,15 @@ def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path: Path) -> None:
     running.stderr.close()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell starts its background jobs with SIGINT ignored, and children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_with_130_and_no_traceback(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.csv")
     running = subprocess.Popen(
@@ -171,14 +180,9 @@ def test_ctrl_c_leaves_with_130_and_no_traceback(tmp_path: Path) -> None:
     )
     # Opening the other end returns once the command has begun to read, that is, is well inside.
     with (tmp_path / "fifo.csv").open("w"), running:
+        running.send_signal(signal.SIGINT)
         try:
-            # One that comes while the interpreter itself opens the file may be lost: as people
-            # do, press again.
-            while running.poll() is None:
-                running.send_signal(signal.SIGINT)
-                with suppress(subprocess.TimeoutExpired):
-                    running.wait(10)
-            error = running.stderr.read() if running.stderr else None
+            _, error = running.communicate(timeout=60)
         finally:
             running.kill()
     assert (running.returncode, error) == (130, "")
