@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from aggregator.estimate import Estimates
 from aggregator.inference import Surroundings, inferred
-from aggregator.kernel import kernel
 from aggregator.prefixes import Prefixes, Rows
 from aggregator.solve import NOWHERE
 from popsteer.evidence import Source
+from popsteer.kernel import kernel
 
 CELLS_MAX = 24_000_000
 """Rows times candidates; with more rows each keeps fewer candidates, though never below 16."""

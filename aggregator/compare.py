@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.kernel import kernel
 from popsteer.intervals import last_of
+from popsteer.kernel import kernel
 from popsteer.names import IPV6_BIT, Net, Plen
 from popsteer.table import CANDIDATES_MAX, NO_POP, SHARE_WHOLE, Table
 

@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.candidates import Candidates
-from aggregator.kernel import kernel
 from aggregator.prefixes import Prefixes, Rows
 from aggregator.solve import NOWHERE, Assignment
 from popsteer.evidence import Evidence
+from popsteer.kernel import kernel
 
 CANDIDATES_NAMED = 16
 """POPs per prefix that the evidence names; the dearest are left out."""

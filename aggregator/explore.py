@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from aggregator.candidates import Candidates
 from aggregator.estimate import NINE_IN_TEN_SIGMAS
-from aggregator.kernel import kernel
 from aggregator.prefixes import Prefixes
 from aggregator.solve import Assignment, Problem
 from popsteer.clock import MINUTE_MS
+from popsteer.kernel import kernel
 from popsteer.names import Prefix
 from popsteer.wanted import PAIRS_MAX, Wanted
 

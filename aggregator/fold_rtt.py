@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from aggregator.fold import column, places_in
 from aggregator.histogram import FIRST_US, LOST, levels
-from aggregator.kernel import kernel
 from aggregator.packing import Keys, Packing, pack
 from aggregator.partials import Int64, Origin, RttPartial
+from popsteer.kernel import kernel
 from popsteer.samples import RttBatch
 
 

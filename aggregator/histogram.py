@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.kernel import kernel
+from popsteer.kernel import kernel
 from popsteer.samples import RTT_US_MAX
 
 RELATIVE_ERROR = 0.01

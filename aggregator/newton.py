@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from aggregator.kernel import kernel
 from aggregator.market import F32, F64, Crew, Ints, Market
 from aggregator.pruning import Pruned
+from popsteer.kernel import kernel
 
 OVERFLOW_US = 1_000_000.0
 """No capacity is worth more than this while the demand fits: it is more than any two paths

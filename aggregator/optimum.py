@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator import exact
-from aggregator.kernel import kernel
 from aggregator.market import DEAR_US, F32, F64, Crew, Ints, Market, crew, resource_numbers
 from aggregator.newton import level, overflow_cost, paid, supply
 from aggregator.prices import clear, seek
 from aggregator.rounding import choose
 from aggregator.solve import NOWHERE, Assignment, Problem, piece_counts
+from popsteer.kernel import kernel
 
 EXACT_ROWS_MAX = 20_000
 """Larger problems are not solved exactly: prices and rounding are faster there and as good."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.kernel import kernel
+from popsteer.kernel import kernel
 
 KEY_BITS = 64
 

@@ -7,7 +7,7 @@ measurement; when there are too many prefixes the newcomers are refused, never t
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.kernel import kernel
+from popsteer.kernel import kernel
 from popsteer.names import IPV6_BIT, LENGTH_MASK, Net, Plen, mask
 
 UNKNOWN = -1

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.kernel import kernel
 from aggregator.market import F32, F64, Arrays, Crew, Ints, Market
+from popsteer.kernel import kernel
 
 Bools = NDArray[np.bool_]
 Buffers = tuple[Ints, F32, Ints, Ints, F32]

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.kernel import kernel
 from aggregator.market import F32, F64, Arrays, Crew, Ints, Market
 from aggregator.newton import OVERFLOW_US, supply
+from popsteer.kernel import kernel
 
 CUTOFF = 7.0
 """In temperatures: candidates dearer than this above the cheapest are never chosen."""

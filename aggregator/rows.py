@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.candidates import Candidates
-from aggregator.kernel import kernel
 from aggregator.solve import NOWHERE, Assignment, Problem, backups
+from popsteer.kernel import kernel
 from popsteer.names import Net, Plen, Prefix
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, SHARE_WHOLE
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.kernel import kernel
 from aggregator.terms import Terms
+from popsteer.kernel import kernel
 
 PIECE_SHARE = 0.1
 """A prefix is cut into pieces of this share of the smallest capacity nearby, so that small POPs

@@ -6,14 +6,15 @@ Apart from `popsteer.planes`, so that only who reads RTT records loads the compi
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from popsteer.kernel import kernel
 
 EXTREMES = 8
 """Highest dt_ms_high, subject, rtt_us, method, lost; least and highest plen; all nets or-ed."""
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@kernel
 def unpack(
     dt_low: NDArray[np.uint8],
     dt_high: NDArray[Any],

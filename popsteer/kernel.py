@@ -1,4 +1,4 @@
-"""The one decorator of the planner's compiled loops.
+"""The one decorator of compiled loops over columns; the answer path has its own, `resolver.fast`.
 
 A loop over rows is compiled where it reads better than its vectorised form, or where that would
 sort or copy the same million rows again and again. Such a function takes and fills arrays, and
