@@ -55,7 +55,7 @@ def plan(*, config: Path, once: bool = False) -> None:
         once: Publish one table and end.
     """
     own = load(config)
-    from aggregator.planner import run
+    from aggregator.plan import run
 
     run(own, once)
 
