@@ -18,7 +18,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.compare import Answers, present_shares
+from aggregator.compare import Answers, load_bps, present_shares
 from aggregator.solve import Assignment, Problem
 from popsteer.clock import SECOND_MS
 from popsteer.names import Net, Plen
@@ -135,16 +135,15 @@ def staged(
         Answers(before.pop[begun], before.share[begun]),
         Answers(problem.pop[begun], share[begun]),
     )
-    load = np.zeros(len(solved.load_bps))
-    np.add.at(load, problem.pop, share * problem.demand_bps[:, None])
+    load = load_bps(Answers(problem.pop, share), problem.demand_bps, len(solved.load_bps))
     after = replace(rollout, trial=trial if len(begun) else None, regret_us=float("nan"))
     return replace(solved, share=share, load_bps=load), after
 
 
 def _forced(problem: Problem) -> Bools:
     """[n], prefixes at a POP that cannot serve them, or that is too full."""
-    load = np.zeros(len(problem.capacity_bps))
-    np.add.at(load, problem.pop, problem.present * problem.demand_bps[:, None])
+    present = Answers(problem.pop, problem.present)
+    load = load_bps(present, problem.demand_bps, len(problem.capacity_bps))
     full = load > problem.capacity_bps
     bad = np.logical_or(np.isinf(problem.cost_us), full[problem.pop])
     forced: Bools = np.any((problem.present > 0) & bad, axis=1)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from aggregator.compare import Answers, answers, load_bps
+from aggregator.compare import Answers, answers, load_bps, present_shares
 from aggregator.cycle import fallen_over
 from aggregator.policy import POLICIES
 from aggregator.solve import NOWHERE, Problem
@@ -51,6 +51,8 @@ class Situation:
     """The share of a capacity that is planned with."""
     move_gain_us: float
     policy: str
+    generation: int = 0
+    """Of the table in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ def situation(
         fill=fill,
         move_gain_us=move_gain_us,
         policy=table.meta.policy if table.meta.policy in POLICIES else "optimum",
+        generation=table.meta.generation,
     )
 
 
@@ -157,17 +160,18 @@ def _lines(evidence: Evidence) -> tuple[int, Ints, Ints]:
 
 def whatif(base: Situation, change: Change) -> Account:
     """What the change does, at once and after replanning."""
-    now = _placement(base, fallen_over(base.said, base.usable))
+    rtt = _rtt(base)
+    now = _placement(base, rtt, fallen_over(base.said, base.usable))
     changed = _changed(base, change)
-    at_once = _placement(changed, fallen_over(now.said, changed.usable))
-    replanned = _placement(changed, _replanned(changed, at_once.said))
+    at_once = _placement(changed, rtt, fallen_over(now.said, changed.usable))
+    replanned = _placement(changed, rtt, _replanned(changed, at_once.said))
     return Account(
         now,
         at_once,
         replanned,
         changed.capacity_bps,
-        _flows(changed, now.said, at_once.said),
-        _flows(changed, now.said, replanned.said),
+        _flows(changed, rtt, now.said, at_once.said),
+        _flows(changed, rtt, now.said, replanned.said),
     )
 
 
@@ -217,25 +221,21 @@ def inside(net: Net, plen: Plen, prefix: Prefix) -> Bools:
 
 def _replanned(base: Situation, present: Answers) -> Answers:
     here = (base.pop != NOWHERE) & base.usable[base.pop]
-    shares = np.zeros(base.pop.shape)
-    for j in range(present.pop.shape[1]):
-        same = (base.pop == present.pop[:, j, None]) & (present.pop[:, j, None] >= 0)
-        shares += np.where(same, present.share[:, j, None], 0.0)
     problem = Problem(
         pop=base.pop,
         cost_us=np.where(here, base.rtt_us, np.inf),
         move_us=np.maximum(base.spread_us, base.move_gain_us),
         demand_bps=base.demand_bps,
         capacity_bps=base.capacity_bps * base.fill,
-        present=shares,
+        present=present_shares(base.pop, present),
     )
     _, policy = POLICIES[base.policy]
     return Answers(base.pop, policy(problem).share)
 
 
-def _placement(base: Situation, said: Answers) -> Placement:
+def _placement(base: Situation, rtt: "sparse.csr_matrix", said: Answers) -> Placement:
+    """With the RTTs of `_rtt`, which no change changes."""
     load, whole = load_bps(said, base.demand_bps, len(base.pops)), float(base.demand_bps.sum())
-    rtt = _rtt(base)
     placed = _matrix(base, said)
     known = placed.multiply(rtt > 0)
     weight = float(base.demand_bps @ known.sum(axis=1).A1)
@@ -261,14 +261,13 @@ def _rtt(base: Situation) -> "sparse.csr_matrix":
     return sparse.csr_matrix((base.rtt_us[line, column], where), (len(base.net), len(base.pops)))
 
 
-def _flows(base: Situation, before: Answers, after: Answers) -> Flows:
+def _flows(base: Situation, rtt: "sparse.csr_matrix", before: Answers, after: Answers) -> Flows:
     """Between POPs: what a prefix takes from some it hands to others in proportion."""
     change = _matrix(base, after) - _matrix(base, before)
     gain, loss = change.maximum(0), (-change).maximum(0)
     gained = gain.sum(axis=1).A1
     weight = np.divide(base.demand_bps, gained, out=np.zeros(len(gained)), where=gained > 1e-9)
     spread = sparse.diags(weight) @ gain
-    rtt = _rtt(base)
     bps = (loss.T @ spread).tocoo()
     # Only where both ends are known is a difference known.
     known = rtt > 0

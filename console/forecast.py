@@ -8,12 +8,23 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from aggregator.whatif import Account, Change, Flows, Losses, Placement, Situation, situation
-from console.published import View
+from aggregator.whatif import (
+    Account,
+    Change,
+    Flows,
+    Losses,
+    Placement,
+    Situation,
+    situation,
+    whatif,
+)
+from console.published import Reader, View
+from console.running import trusted
 from console.table_text import grid
 from console.units import rate_text
 from popsteer.config import Config
 from popsteer.errors import TableError
+from popsteer.store import s3_store
 
 MOVES_MAX = 12
 """So many are printed; JSON has all."""
@@ -65,6 +76,17 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     pops: tuple[PopLoad, ...]
 
 
+def published_situation(config: Config) -> Situation:
+    """What is in force now.
+
+    Raises:
+        TableError: no table was published yet, or its evidence is gone.
+        StoreError: the store is away.
+    """
+    reader = Reader(config, s3_store(config.aws), trusted(config))
+    return situation_of(reader.refresh(), config)
+
+
 def situation_of(view: View, config: Config) -> Situation:
     """What was published, as the planner saw it.
 
@@ -95,11 +117,12 @@ def situation_of(view: View, config: Config) -> Situation:
     )
 
 
-def forecast(base: Situation, change: Change, account: Account, generation: int) -> Forecast:
-    """The account of a change, for people and scripts."""
+def forecast(base: Situation, change: Change) -> Forecast:
+    """What a change would do, for people and scripts."""
+    account = whatif(base, change)
     whole = float(account.replanned.load_bps.sum())
     return Forecast(
-        table_generation=generation,
+        table_generation=base.generation,
         demand_bps=whole,
         latency_ms=_ms(account.now.latency_us),
         overload_share=account.now.overload_share,

@@ -17,9 +17,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 
 from console.known import known_pop
-from console.published import Reader
 from console.reasons import order_text
-from console.running import find_config, trusted
+from console.running import find_config
 from console.units import duration_ms, duration_text, rate_bps, rate_text
 from popsteer import clock
 from popsteer import orders as book
@@ -165,23 +164,19 @@ def _give(config: Config, order: Order, preview: bool) -> None:
 
 def _displaced(config: Config, order: Order) -> RenderableType:
     """What the table in force makes of it; see `aggregator.whatif`."""
-    from aggregator import whatif
+    from aggregator.whatif import Change, inside
     from console import forecast
 
-    view = Reader(config, s3_store(config.aws), trusted(config)).refresh()
-    base = forecast.situation_of(view, config)
+    base = forecast.published_situation(config)
     if order.kind == OrderKind.PIN:
-        here = whatif.inside(base.net, base.plen, Prefix.parse(order.prefix))
+        here = inside(base.net, base.plen, Prefix.parse(order.prefix))
         bps = float(base.demand_bps[here].sum())
         return f"{int(here.sum())} prefixes with {rate_text(bps)} would go to {order.pop} alone"
     if order.kind == OrderKind.DRAIN:
-        change = whatif.Change(down=frozenset({order.pop}))
+        change = Change(down=frozenset({order.pop}))
     else:
-        change = whatif.Change(capacity_bps={order.pop: order.value_bps})
-    assert view.table is not None
-    account = whatif.whatif(base, change)
-    told = forecast.forecast(base, change, account, view.table.meta.generation)
-    return forecast.render(told)
+        change = Change(capacity_bps={order.pop: order.value_bps})
+    return forecast.render(forecast.forecast(base, change))
 
 
 def _show_log(changes: list[Change], json: bool) -> None:

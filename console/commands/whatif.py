@@ -8,17 +8,14 @@ import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 
-from aggregator import whatif as arithmetic
-from aggregator.whatif import Change
+from aggregator.whatif import Change, n_plus_one
 from console import forecast as words
 from console.known import known_pop
-from console.published import Reader
-from console.running import find_config, trusted
+from console.running import find_config
 from console.units import rate_bps
 from popsteer.config import Config
 from popsteer.errors import ConfigError
 from popsteer.names import Prefix
-from popsteer.store import s3_store
 
 
 def whatif(
@@ -39,18 +36,15 @@ def whatif(
         dict(_cap(config, text) for text in cap or []),
         dict(_growth(text) for text in demand or []),
     )
-    view = Reader(config, s3_store(config.aws), trusted(config)).refresh()
-    base = words.situation_of(view, config)
+    base = words.published_situation(config)
     if change == Change(frozenset(), {}, {}):
-        losses = arithmetic.n_plus_one(base.said, base.demand_bps, base.capacity_bps, base.usable)
+        losses = n_plus_one(base.said, base.demand_bps, base.capacity_bps, base.usable)
         if json:
             print(jsons.dumps(words.losses_document(base, losses), indent=2))
         else:
             Console().print(words.render_losses(base, losses), highlight=False)
         return
-    assert view.table is not None
-    account = arithmetic.whatif(base, change)
-    told = words.forecast(base, change, account, view.table.meta.generation)
+    told = words.forecast(base, change)
     if json:
         print(msgspec.json.format(msgspec.json.encode(told)).decode())
     else:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from aggregator.whatif import Change, n_plus_one, whatif
+from aggregator.whatif import Change, n_plus_one
 from console import cli, forecast
 from console.published import View
 from popsteer.config import Config
@@ -27,7 +27,7 @@ def test_a_lost_pop_is_told_with_moves_and_added_ms(view: View, config: Config) 
     base = forecast.situation_of(view, config)
     change = Change(down=frozenset({"fra1"}))
 
-    told = forecast.forecast(base, change, whatif(base, change), 7)
+    told = forecast.forecast(base, change)
 
     assert told.table_generation == 7
     assert told.latency_ms == pytest.approx(8.1)
@@ -47,7 +47,7 @@ def test_a_drained_pop_takes_nobody(view: View, config: Config) -> None:
     base = forecast.situation_of(drained, config)
     change = Change(down=frozenset({"fra1"}))
 
-    told = forecast.forecast(base, change, whatif(base, change), 7)
+    told = forecast.forecast(base, change)
 
     assert [move.target for move in told.at_once.moves] == ["par1"]
 
@@ -56,7 +56,7 @@ def test_what_overloads_is_named(view: View, config: Config) -> None:
     base = forecast.situation_of(view, config)
     change = Change(capacity_bps={"fra1": 1e9})
 
-    told = forecast.forecast(base, change, whatif(base, change), 7)
+    told = forecast.forecast(base, change)
 
     assert told.at_once.overloaded == ("fra1",)
     assert told.at_once.overload_share == pytest.approx(0.5)
@@ -102,7 +102,7 @@ def test_words_that_cannot_be_understood_are_named(
 
 def test_json_is_one_document(view: View, config: Config) -> None:
     base = forecast.situation_of(view, config)
-    told = forecast.forecast(base, Change(), whatif(base, Change()), 7)
+    told = forecast.forecast(base, Change())
 
     document = json.loads(msgspec.json.encode(told))
 
