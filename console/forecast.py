@@ -24,7 +24,7 @@ from console.table_text import grid
 from console.units import rate_text
 from popsteer.config import Config
 from popsteer.errors import TableError
-from popsteer.store import s3_store
+from popsteer.store import ObjectStore
 
 MOVES_MAX = 12
 """So many are printed; JSON has all."""
@@ -76,15 +76,14 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     pops: tuple[PopLoad, ...]
 
 
-def published_situation(config: Config) -> Situation:
+def published_situation(config: Config, store: ObjectStore) -> Situation:
     """What is in force now.
 
     Raises:
         TableError: no table was published yet, or its evidence is gone.
         StoreError: the store is away.
     """
-    reader = Reader(config, s3_store(config.aws), trusted(config))
-    return situation_of(reader.refresh(), config)
+    return situation_of(Reader(config, store, trusted(config)).refresh(), config)
 
 
 def situation_of(view: View, config: Config) -> Situation:

@@ -26,7 +26,7 @@ from popsteer.config import Config
 from popsteer.errors import ConfigError
 from popsteer.names import Prefix
 from popsteer.orders import Change, Order, OrderKind
-from popsteer.store import s3_store
+from popsteer.store import ObjectStore, s3_store
 
 For = Annotated[str, Parameter(name="--for", help="How long: 90s, 30m, 2h or 1d.")]
 Why = Annotated[str, Parameter(name="--why", help="The reason, for those who find it later.")]
@@ -155,19 +155,19 @@ def _give(config: Config, order: Order, preview: bool) -> None:
         raise ConfigError(reason)
     said = book.remarks(live, order)
     if preview:
-        Console().print(*said, _displaced(config, order), sep="\n", highlight=False)
+        Console().print(*said, _displaced(config, store, order), sep="\n", highlight=False)
         return
     book.give(store, order, order.created_ms, services)
     left = duration_text((order.expires_ms - order.created_ms) / clock.SECOND_MS)
     print(f"ordered: {order_text(order)}, for {left} ({order.id})", *said, sep="\n")
 
 
-def _displaced(config: Config, order: Order) -> RenderableType:
+def _displaced(config: Config, store: ObjectStore, order: Order) -> RenderableType:
     """What the table in force makes of it; see `aggregator.whatif`."""
     from aggregator.whatif import Change, inside
     from console import forecast
 
-    base = forecast.published_situation(config)
+    base = forecast.published_situation(config, store)
     if order.kind == OrderKind.PIN:
         here = inside(base.net, base.plen, Prefix.parse(order.prefix))
         bps = float(base.demand_bps[here].sum())

@@ -16,6 +16,7 @@ from console.units import rate_bps
 from popsteer.config import Config
 from popsteer.errors import ConfigError
 from popsteer.names import Prefix
+from popsteer.store import s3_store
 
 
 def whatif(
@@ -36,7 +37,7 @@ def whatif(
         dict(_cap(config, text) for text in cap or []),
         dict(_growth(text) for text in demand or []),
     )
-    base = words.published_situation(config)
+    base = words.published_situation(config, s3_store(config.aws))
     if change == Change(frozenset(), {}, {}):
         losses = n_plus_one(base.said, base.demand_bps, base.capacity_bps, base.usable)
         if json:
