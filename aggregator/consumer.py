@@ -163,7 +163,7 @@ class ShardProcessor(RecordProcessorBase):  # type: ignore[misc]
             duplicates=origin.duplicates,
             quarantined=origin.quarantined,
             age_ms=now_ms() - origin.window_start_ms,
-            newest_ms=max((mark.newest_ms for mark in origin.marks.values()), default=-1),
+            heard_ms=max((mark.heard_ms for mark in origin.marks.values()), default=-1),
         )
 
     def _resume(self) -> Resume:
@@ -243,7 +243,7 @@ class ShardProcessor(RecordProcessorBase):  # type: ignore[misc]
         now = now_ms()
         if now - self._told_ms >= PROGRESS_PERIOD_MS:
             self._told_ms = now
-            self._tell("progress", behind_ms=behind_ms)
+            self._tell("progress", behind_ms=behind_ms, heard_ms=self._fold.heard_ms)
 
     def _tell(self, event: str, **fields: Any) -> None:
         tell(event, stream=self._settings.stream, shard=self._shard, **fields)

@@ -15,16 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import REGISTRY
-
 from aggregator import multilang, settings
 from aggregator.gauges import Gauges
 from aggregator.lines import parse
 from aggregator.settings import ConsumerSettings
 from aggregator.tether import tethered
-from aggregator.vitals import report
-from popsteer.aws import cloudwatch, environment
+from popsteer import vitals
+from popsteer.aws import environment
+from popsteer.clock import now_ms
 from popsteer.config import Config
+from popsteer.heartbeat import Alarm, Stage, bounds_s
 from popsteer.telemetry import Logger, configure, serve_metrics
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ PAUSE_S_MIN, PAUSE_S_MAX = 0.5, 30.0
 HEALTHY_S = 60.0
 """A daemon that ran for this long starts again without delay."""
 LINE_BYTES_MAX = 1 << 20
-STALE_AFTER_S = 15.0
-"""A stream is stale when its newest written sample is older than its window and this."""
+WATCH_S = 5.0
+"""How often the streams' freshness is looked at."""
 FATAL = (
     # A record processor has died. The daemon cannot go on without it: it asks the others to stop,
     # waits for all of them, and ends; there is nothing to wait for.
@@ -59,6 +59,7 @@ def run(config: Config) -> None:
     """
     log = configure("aggregator")
     serve_metrics(config.telemetry.metrics)
+    vitals.tell(config)
     asyncio.run(_supervise_all(config, log))
 
 
@@ -75,11 +76,18 @@ async def _supervise_all(config: Config, log: Logger) -> None:
     async with asyncio.TaskGroup() as group:
         for daemon in daemons:
             group.create_task(daemon.keep_running(stop))
-        # Nobody looks into the embedded CloudWatch, which would only grow.
-        client = None if config.aws.endpoint else cloudwatch(config.aws)
-        bounds_s = {d.stream: d.window_s + STALE_AFTER_S for d in daemons}
-        group.create_task(report(REGISTRY, bounds_s, client, log, stop))
+        group.create_task(_watch(gauges, Alarm(bounds_s(config)), stop, log))
         group.create_task(_compact_now_and_then(daemons[0].environment, stop, log))
+
+
+async def _watch(gauges: Gauges, alarm: Alarm, stop: asyncio.Event, log: Logger) -> None:
+    """Ring when what is written grows old."""
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), WATCH_S)
+        stages = gauges.newest().items()
+        written_ms = {stream: ms for (stage, stream), ms in stages if stage is Stage.PARTIAL}
+        alarm.look(written_ms, now_ms(), log)
 
 
 async def _compact_now_and_then(
@@ -114,7 +122,6 @@ class StreamDaemon:
         self._gauges = gauges
         self._log = log
         self.stream = consumer.stream
-        self.window_s = consumer.window_ms / 1_000
         folder = config.data_dir / "aggregate"
         folder.mkdir(parents=True, exist_ok=True)
         worker_id = f"{config.aggregate.worker_id or socket.gethostname()}-{consumer.stream}"
@@ -141,6 +148,7 @@ class StreamDaemon:
             if loop.time() - started_s > HEALTHY_S:
                 pause_s = PAUSE_S_MIN
             self._gauges.restarts.labels(self.stream).inc()
+            self._gauges.forget(self.stream)
             self._log.error("daemon_ended", code=code, again_in_s=round(pause_s, 1))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause_s)

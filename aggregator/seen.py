@@ -46,6 +46,11 @@ class Mark:
         return not any(low <= sequence <= high for low, high in self.gaps)
 
     @property
+    def heard_ms(self) -> int:
+        """`newest_ms`, but never later than it arrived, whatever the source's clock says."""
+        return min(self.newest_ms, self.arrival_ms)
+
+    @property
     def missing(self) -> int:
         """Records that were numbered after the first one seen, and were not seen."""
         sizes = (high - low + 1 for low, high in self.gaps if low > 0)

@@ -134,6 +134,8 @@ class ShardFold:
         self._cut_at = resume.cut_at
         self._open: _Open | None = None
         self._known: tuple[str, ...] = ()
+        self.heard_ms = max((m.heard_ms for m in resume.marks.values()), default=-1)
+        """The newest heartbeat or sample of any source, capped by its arrival; -1: none yet."""
         self.refusals: list[Refusal] = []
         """Quarantined since the caller last cleared the list."""
         self._missing = _missing(self._marks)
@@ -203,7 +205,9 @@ class ShardFold:
         self._marks[source] = mark.told(newest_ms)
         cut.by_source[source] += rows(batch)
         cut.samples += rows(batch)
-        cut.batches.append(batch)
+        self.heard_ms = max(self.heard_ms, self._marks[source].heard_ms)
+        if rows(batch):
+            cut.batches.append(batch)
 
     def _check(self, batch: Batch, arrival_ms: int, mark: Mark) -> int:
         """What only this place knows: the stream, the POPs, the time; gives the newest sample's."""

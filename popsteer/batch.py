@@ -119,6 +119,12 @@ class Batcher:
         self._open()
 
 
+def empty(kind: Kind, source: SourceId, t0_ms: int) -> Batch:
+    """A batch without samples, of a lane and a time."""
+    columns = {name: np.empty(0, dtype) for name, dtype in _COLUMNS[kind]}
+    return _TYPES[kind](Header(source, 0, t0_ms, ()), dt_ms=np.empty(0, np.uint32), **columns)
+
+
 def halves(batch: Batch) -> tuple[Batch, Batch]:
     """A batch in two: the rows of the first half and of the second."""
     middle = len(batch.dt_ms) // 2

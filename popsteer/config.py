@@ -285,6 +285,11 @@ class Telemetry(Section, frozen=True, kw_only=True):
 
     metrics: str = ""
     """HOST:PORT of a Prometheus endpoint; empty is none."""
+    namespace: str = "popsteer"
+    """Of the metrics in CloudWatch, which each process that reaches AWS tells once a minute;
+    empty tells nothing."""
+    heartbeat_age_s_max: Positive = 15.0
+    """A stream whose newest heartbeat at the planner is older than its window and this rings."""
 
 
 class Config(Section, frozen=True, kw_only=True):

@@ -108,6 +108,7 @@ class Sink:
         self._lanes = Lanes()
         self._rng = rng or Random()  # noqa: S311 -- spreads retries, guards nothing
         self._clock = clock
+        self._started_s = clock()
         self._spilled_s: dict[SourceId, float] = {}
         self._outlets = {u: _Outlet(u, Outbox(memory_bytes_max)) for u in Urgency}
         self._threads = ThreadPoolExecutor(2 * CALLS_MAX, thread_name_prefix="put-records")
@@ -296,6 +297,10 @@ class Sink:
     def backlog_bytes(self) -> int:
         """What waits in memory and on disk."""
         return self._spill.bytes + sum(o.outbox.bytes for o in self._outlets.values())
+
+    def accepted_age_s(self, urgency: Urgency) -> float:
+        """Since a stream last accepted a record; since the start when it never did."""
+        return self._clock() - max(self._outlets[urgency].accepted_s, self._started_s)
 
     @property
     def lost(self) -> int:

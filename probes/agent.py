@@ -13,17 +13,22 @@ from typing import Protocol
 
 import numpy as np
 import uvloop
+from prometheus_client import REGISTRY
 
-from popsteer import targets, telemetry, world
+from popsteer import targets, telemetry, vitals, world
+from popsteer.clock import SECOND_MS, now_ms
 from popsteer.config import Config, Pop
 from popsteer.errors import ConfigError, PopsteerError
+from popsteer.heartbeat import Ages, Newest, Stage, lane
 from popsteer.memory import keep_little
 from popsteer.names import SourceId
-from popsteer.samples import Batch, Method
+from popsteer.samples import Batch, Kind, Method
 from popsteer.sink import Sink, open_sink
+from popsteer.sink_metrics import SinkCollector
+from popsteer.spill import Urgency
 from popsteer.store import s3_store
+from probes.heart import Heart
 from probes.methods.icmp import check_permission
-from probes.metrics import export
 from probes.replay import Replay
 from probes.rounds import Rounds
 from probes.signals import Signals
@@ -66,6 +71,8 @@ class Plan:
     """First part of its lanes' names."""
     pops: tuple[Pop, ...]
     """Whose signals it reports."""
+    lanes: dict[SourceId, Kind]
+    """Its lanes of RTT, as far as they are known before they speak."""
     rtt: Callable[[Offer], Source]
 
 
@@ -93,18 +100,34 @@ async def _agent(config: Config) -> None:
         check_permission()
     plan = replay_plan(config) if config.probe.source == "replay" else network_plan(config)
     sink = open_sink(config.aws, config.data_dir / FOLDER, config.probe.spill_bytes_max)
-    export(config.telemetry.metrics, sink)
+    _export(config, sink)
     try:
         await _live(config, plan, sink, _stop_signal())
     finally:
         sink.close()
 
 
+def _export(config: Config, sink: Sink) -> None:
+    streams = {Urgency.BULK: config.aws.bulk_stream, Urgency.URGENT: config.aws.urgent_stream}
+
+    def newest() -> Newest:
+        now = now_ms()
+        ages_s = {stream: sink.accepted_age_s(urgency) for urgency, stream in streams.items()}
+        return {(Stage.STREAM, s): now - int(age_s * SECOND_MS) for s, age_s in ages_s.items()}
+
+    REGISTRY.register(SinkCollector(sink))
+    REGISTRY.register(Ages(newest, now_ms))
+    telemetry.serve_metrics(config.telemetry.metrics)
+    vitals.tell(config)
+
+
 async def _live(config: Config, plan: Plan, sink: Sink, stop: asyncio.Event) -> None:
-    lane = SourceId(f"{plan.name}.signal")
+    signal_lane = lane(plan.name, Kind.SIGNAL)
+    heart = Heart({signal_lane: Kind.SIGNAL, **plan.lanes}, sink.offer)
     sources: list[Source] = [
-        plan.rtt(sink.offer),
-        Signals(plan.pops, config.probe, lane, sink.offer),
+        plan.rtt(heart.offer),
+        Signals(plan.pops, config.probe, signal_lane, heart.offer),
+        heart,
     ]
     log = telemetry.logger()
     log.info("agent started", agent=plan.name, source=config.probe.source)
@@ -134,13 +157,13 @@ def network_plan(config: Config) -> Plan:
     if not probe.targets:
         raise ConfigError('probe.targets = "": name a CSV file with prefix,address,weight')
     wanted = targets.load(config.path(probe.targets))
-    lane = SourceId(f"{own.id}.rtt")
+    rtt_lane = lane(own.id, Kind.RTT)
 
     def rounds(offer: Offer) -> Source:
-        measuring = Rounds(wanted, probe, lane, offer, np.random.default_rng())
+        measuring = Rounds(wanted, probe, rtt_lane, offer, np.random.default_rng())
         return Guided(measuring, Follower(s3_store(config.aws), own.id, wanted, measuring.want))
 
-    return Plan(own.id, (own,), rounds)
+    return Plan(own.id, (own,), {rtt_lane: Kind.RTT}, rounds)
 
 
 def replay_plan(config: Config) -> Plan:
@@ -166,7 +189,8 @@ def replay_plan(config: Config) -> Plan:
             events=events,
         )
 
-    return Plan(REPLAY_AGENT, config.pop, replay)
+    lanes = {lane(pop, Kind.RTT): Kind.RTT for pop in whole.pops}
+    return Plan(REPLAY_AGENT, config.pop, lanes, replay)
 
 
 def _stop_signal() -> asyncio.Event:

@@ -11,6 +11,7 @@ from aggregator.gauges import Gauges
 from aggregator.lines import Line, parse
 from popsteer.config import Aggregate, Aws, Config, Link, Pop
 from popsteer.errors import SetupError
+from popsteer.heartbeat import METRIC, Stage
 from popsteer.samples import RECORD_BYTES_MAX, Kind
 
 LOCAL = Config(
@@ -50,16 +51,17 @@ def test_lines_are_taken_apart(text: str, line: Line | None) -> None:
 
 def test_cuts_and_progress_are_counted() -> None:
     registry = CollectorRegistry()
-    gauges = Gauges(registry)
+    clock = [20.0]
+    gauges = Gauges(registry, lambda: clock[0])
     shard = {"stream": "bulk", "shard": "s1"}
     cut = {"records": 3, "samples": 9, "duplicates": 1, "quarantined": {"clock": 2}}
 
     gauges.observe(
         Line(
-            "cut", fields={**shard, **cut, "window_ms": 5_000, "age_ms": 11_000, "newest_ms": 4_900}
+            "cut", fields={**shard, **cut, "window_ms": 5_000, "age_ms": 11_000, "heard_ms": 4_900}
         )
     )
-    gauges.observe(Line("progress", fields={**shard, "behind_ms": 1_500}))
+    gauges.observe(Line("progress", fields={**shard, "behind_ms": 1_500, "heard_ms": 17_000}))
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"popsteer_aggregator_{name}", labels)
@@ -67,12 +69,36 @@ def test_cuts_and_progress_are_counted() -> None:
     assert value("samples_total", stream="bulk") == 9
     assert value("quarantined_total", stream="bulk", reason="clock") == 2
     assert value("behind_seconds", **shard) == 1.5
-    assert value("watermark_seconds", **shard) == 5
+    assert value("watermark_age_seconds", **shard) == 15
+    ages = {(Stage.FOLD, "bulk"): 17_000, (Stage.PARTIAL, "bulk"): 4_900}
+    assert gauges.newest() == ages
+    age_s = registry.get_sample_value(METRIC, {"stage": "partial", "stream": "bulk"})
+    assert age_s == pytest.approx(15.1)
+
+    clock[0] += 60  # the processor tells nothing any more
+
+    assert value("behind_seconds", **shard) == 61.5
 
     gauges.observe(Line("lease_lost", fields=shard))
 
     assert value("behind_seconds", **shard) is None
+    assert gauges.newest() == {}
     gauges.observe(Line("lease_lost", fields=shard))  # twice is no error
+
+
+def test_the_shards_of_a_daemon_that_has_ended_are_not_ours_any_more() -> None:
+    registry = CollectorRegistry()
+    gauges = Gauges(registry)
+    for stream in ("bulk", "urgent"):
+        fields = {"stream": stream, "shard": "s1", "behind_ms": 0, "heard_ms": 5_000}
+        gauges.observe(Line("progress", fields=fields))
+
+    gauges.forget("bulk")
+
+    behind = "popsteer_aggregator_behind_seconds"
+    assert registry.get_sample_value(behind, {"stream": "bulk", "shard": "s1"}) is None
+    assert registry.get_sample_value(behind, {"stream": "urgent", "shard": "s1"}) is not None
+    assert gauges.newest() == {(Stage.FOLD, "urgent"): 5_000}
 
 
 def test_properties_of_a_local_daemon() -> None:

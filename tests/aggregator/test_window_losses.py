@@ -11,6 +11,7 @@ from aggregator.gauges import Gauges
 from aggregator.lines import Line
 from aggregator.settings import BULK_KINDS
 from aggregator.window import Cut, Record, Resume, Rules, ShardFold
+from popsteer.heartbeat import Stage
 from popsteer.names import SourceId
 from popsteer.samples import Header, RttBatch, encode
 
@@ -115,13 +116,11 @@ def test_losses_and_freshness_are_metrics() -> None:
     gauges = Gauges(registry)
     where = {"stream": "popsteer-bulk", "shard": "s1"}
     counts = {"records": 1, "samples": 5, "duplicates": 0, "quarantined": {}}
-    times = {"window_ms": T0_MS, "age_ms": 11_000, "newest_ms": T0_MS + 9_000}
+    times = {"window_ms": T0_MS, "age_ms": 11_000, "heard_ms": T0_MS + 9_000}
 
     gauges.observe(Line("cut", fields={**where, **counts, **times}))
     gauges.observe(Line("lost", fields={**where, "source": "fra1.rtt", "records": 3}))
 
-    prefix = "popsteer_aggregator"
-    of_source = {"stream": "popsteer-bulk", "source": "fra1.rtt"}
-    assert registry.get_sample_value(f"{prefix}_lost_total", of_source) == 3
-    newest_s = registry.get_sample_value(f"{prefix}_newest_sample_seconds", where)
-    assert newest_s == T0_MS / 1_000 + 9
+    of_stream = {"stream": "popsteer-bulk"}
+    assert registry.get_sample_value("popsteer_aggregator_lost_total", of_stream) == 3
+    assert gauges.newest() == {(Stage.PARTIAL, "popsteer-bulk"): T0_MS + 9_000}

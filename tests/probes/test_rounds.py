@@ -14,9 +14,9 @@ from popsteer.names import Prefix, SourceId, prefix_arrays
 from popsteer.outbox import Record
 from popsteer.samples import Batch, Method, RttBatch
 from popsteer.sink import Sink
+from popsteer.sink_metrics import SinkCollector
 from popsteer.spill import Spill, Urgency
 from popsteer.targets import Targets
-from probes.metrics import export
 from probes.rounds import Rounds
 
 
@@ -75,7 +75,7 @@ def accept_all(_urgency: Urgency, records: Sequence[Record]) -> list[str]:
 async def test_what_became_of_the_records_is_exported(tmp_path: Path) -> None:
     registry = CollectorRegistry()
     sink = Sink(accept_all, Sequences(tmp_path / "sequence", 1), Spill(tmp_path / "spill", 1_000))
-    export("", sink, registry)
+    registry.register(SinkCollector(sink))
     sink.counts.accepted = 7
     sink.counts.errors["Throttled"] = 2
     text = generate_latest(registry).decode()

@@ -1,17 +1,15 @@
-"""The sink's counts as Prometheus metrics, read when they are asked for."""
+"""What became of a sink's records, as Prometheus metrics that are read when they are asked for."""
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import REGISTRY, Collector
+from prometheus_client.registry import Collector
 
 from popsteer.sink import Sink
-from popsteer.telemetry import serve_metrics
 
 
 class SinkCollector(Collector):
-    """What became of the records of one sink."""
+    """The counts of one sink."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -31,19 +29,9 @@ class SinkCollector(Collector):
         refused = CounterMetricFamily(
             "popsteer_sink_refused", "Attempts that were not accepted", labels=["code"]
         )
-        for code, times in counts.errors.items():
+        for code, times in list(counts.errors.items()):
             refused.add_metric([code], times)
         yield refused
         yield GaugeMetricFamily(
             "popsteer_sink_backlog_bytes", "Waiting in memory and on disk", self._sink.backlog_bytes
         )
-
-
-def export(listen: str, sink: Sink, registry: CollectorRegistry = REGISTRY) -> None:
-    """Serve the metrics on HOST:PORT; "" is nowhere.
-
-    Raises:
-        SetupError: the port cannot be bound.
-    """
-    registry.register(SinkCollector(sink))
-    serve_metrics(listen)
