@@ -6,7 +6,7 @@ so that an older table never overwrites a newer. It owns the keys, never what st
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -228,4 +228,4 @@ class Publisher:
 
 def _renamed(table: Table, generation: int, parent: int) -> Table:
     meta = msgspec.structs.replace(table.meta, generation=generation, parent=parent)
-    return replace(table, meta=meta)
+    return table.with_meta(meta)

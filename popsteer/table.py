@@ -5,8 +5,13 @@ lookup is one binary search. Neighbours with equal answers are merged, so scopes
 they can be. The bytes are one Arrow IPC stream with the metadata as JSON in the schema, followed
 by a seal: magic, key id and Ed25519 signature over the SHA-256 of all before. Any Arrow reader
 reads it; only a verified one is loaded in production.
+
+Services whose policies differ have sets of answers of their own over the same prefixes: the first
+set is the columns `pop`, `share` and `rtt`, further ones are `pop.1` and so on, and the metadata
+says for whom they are. One pointer moves all of them at once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,10 +33,22 @@ NO_RTT = 0xFFFF
 SHARE_WHOLE = 255
 """The shares of a row add up to this; candidates with share 0 are the order of failover."""
 POPS_MAX = 4_096
+SETS_MAX = 8
+"""Sets of answers in one table."""
 CURRENT_KEY = "tables/current.json"
 
 _MAGIC = b"POPSEAL1"
 _SEAL_BYTES = len(_MAGIC) + KEY_ID_BYTES + SIGNATURE_BYTES
+
+
+class Further(msgspec.Struct, frozen=True, kw_only=True):
+    """A further set of answers."""
+
+    services: tuple[str, ...]
+    """Whom it is for, by DNS name."""
+    policy: str = ""
+    default: tuple[str, ...] = ()
+    note: str = ""
 
 
 class TableMeta(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +68,24 @@ class TableMeta(msgspec.Struct, frozen=True, kw_only=True):
     default: tuple[str, ...] = ()
     """Ranked POPs for a prefix that no row covers: the static order."""
     note: str = ""
+    further: tuple[Further, ...] = ()
+    """Sets beside the first one, which is for every service that none of these names."""
+
+    def set_of(self, service: str) -> int:
+        """The number of the set of answers for a service, by its DNS name."""
+        for number, one in enumerate(self.further, 1):
+            if service in one.services:
+                return number
+        return 0
+
+    def of_set(self, number: int) -> "TableMeta":
+        """As if a set stood alone."""
+        if not number:
+            return self
+        one = self.further[number - 1]
+        return msgspec.structs.replace(
+            self, policy=one.policy, default=one.default, note=one.note, further=()
+        )
 
 
 class Pointer(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +119,8 @@ class Table:
     """[n, 8], 0.1 ms."""
     scope: NDArray[np.uint8]
     """[n], the ECS scope prefix-length of the answer."""
+    further: tuple["Table", ...] = ()
+    """The further sets, each as a table of its own over the same prefixes."""
     ipv4_rows: int = field(init=False, compare=False)
     """Rows [0, ipv4_rows) are IPv4, the rest IPv6."""
 
@@ -116,11 +153,37 @@ class Table:
             scope = max(scope, common_prefix_length(prefix.net, int(net[at + 1])) + 1)
         return -1, scope
 
+    @property
+    def sets(self) -> tuple["Table", ...]:
+        """All sets of answers; the first one is this table."""
+        return (self, *self.further)
+
+    def answers_of(self, service: str) -> "Table":
+        """The set of answers for a service, by its DNS name."""
+        number = self.meta.set_of(service)
+        return self.further[number - 1] if number else self
+
+    def with_meta(self, meta: TableMeta) -> "Table":
+        """The same answers with other metadata of the same sets."""
+        further = tuple(
+            replace(one, meta=meta.of_set(number)) for number, one in enumerate(self.further, 1)
+        )
+        return replace(self, meta=meta, further=further)
+
     def ranked(self, row: int) -> list[str]:
         """POP ids of a row, best first; the default order for row -1."""
         if row < 0:
             return list(self.meta.default)
         return [self.pops[i] for i in self.pop[row].tolist() if i != NO_POP]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The answers of one set to n prefixes, [n, 8] each; see `Table`."""
+
+    pop: NDArray[np.uint16]
+    share: NDArray[np.uint8]
+    rtt: NDArray[np.uint16]
 
 
 def build(
@@ -131,17 +194,24 @@ def build(
     pop: NDArray[np.uint16],
     share: NDArray[np.uint8],
     rtt: NDArray[np.uint16],
+    further: Sequence[Ranked] = (),
 ) -> Table:
     """A table from any prefixes, nested or not: disjoint, merged, sorted.
 
-    `pop`, `share` and `rtt` are [n, 8]. The longest prefix wins; of equal ones the later.
-    Where neighbours with equal POPs and shares merge, the RTT of the first stays.
+    `pop`, `share` and `rtt` are [n, 8], as are those of the `further` sets that `meta` names. The
+    longest prefix wins; of equal ones the later. Where neighbours with equal POPs and shares, in
+    all sets, merge, the RTT of the first stays.
 
     Raises:
-        TableError: a row has no POP, an unknown POP, or shares that do not add up to 255.
+        TableError: a row has no POP, an unknown POP, or shares that do not add up to 255; or there
+            are more sets than a table holds.
     """
-    _check_rows(pops, pop, share)
-    answer = np.concatenate([pop.astype(np.uint16), share.astype(np.uint16)], axis=1)
+    _check_sets(meta, len(further))
+    sets = (Ranked(pop, share, rtt), *further)
+    for one in sets:
+        _check_rows(pops, one.pop, one.share)
+    columns = [c.astype(np.uint16) for one in sets for c in (one.pop, one.share)]
+    answer = np.concatenate(columns, axis=1)
     parts = []
     for ipv6 in (False, True):
         rows = np.flatnonzero(((plen & np.uint8(IPV6_BIT)) != 0) == ipv6)
@@ -149,16 +219,32 @@ def build(
         block_net, block_plen, owner = blocks(ranges, ipv6)
         parts.append((block_net, block_plen, rows[owner]))
     new_net, new_plen, owner = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Table(
-        meta,
-        pops,
-        new_net,
-        new_plen.astype(np.uint8),
-        pop[owner],
-        share[owner],
-        rtt[owner],
-        new_plen.astype(np.uint8) & np.uint8(LENGTH_MASK),
+    kept = [Ranked(one.pop[owner], one.share[owner], one.rtt[owner]) for one in sets]
+    scope = new_plen.astype(np.uint8) & np.uint8(LENGTH_MASK)
+    return _of_sets(meta, pops, new_net, new_plen.astype(np.uint8), scope, kept)
+
+
+def _of_sets(
+    meta: TableMeta,
+    pops: tuple[str, ...],
+    net: Net,
+    plen: Plen,
+    scope: NDArray[np.uint8],
+    sets: Sequence[Ranked],
+) -> Table:
+    """The table of these sets over the same rows."""
+    first, *further = (
+        Table(meta.of_set(number), pops, net, plen, one.pop, one.share, one.rtt, scope)
+        for number, one in enumerate(sets)
     )
+    return replace(first, further=tuple(further)) if further else first
+
+
+def _check_sets(meta: TableMeta, further: int) -> None:
+    if len(meta.further) != further or further >= SETS_MAX:
+        raise TableError(
+            f"{further} further sets of answers, {len(meta.further)} named; at most {SETS_MAX - 1}"
+        )
 
 
 def number_rows(rows: NDArray[np.uint16]) -> NDArray[np.int64]:
@@ -190,8 +276,9 @@ def _check_rows(pops: tuple[str, ...], pop: NDArray[np.uint16], share: NDArray[n
 def encode(table: Table, signer: Signer | None = None) -> bytes:
     """The bytes of a table, sealed when a signer is given; `decode` gives the table back."""
     meta = {"version": VERSION, "pops": table.pops, "meta": table.meta}
-    schema = pa.schema(_COLUMNS, metadata={"popsteer.table": msgspec.json.encode(meta)})
-    arrays = [_to_arrow(getattr(table, name)) for name in schema.names]
+    schema = _schema(len(table.further), {"popsteer.table": msgspec.json.encode(meta)})
+    ranked = [_to_arrow(getattr(one, name)) for one in table.further for name in _RANKED]
+    arrays = [_to_arrow(getattr(table, name)) for name, _ in _COLUMNS] + ranked
     out = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_stream(out, schema, options=options) as writer:
@@ -201,14 +288,20 @@ def encode(table: Table, signer: Signer | None = None) -> bytes:
 
 
 _WIDE = CANDIDATES_MAX
-_COLUMNS = [
-    ("net", pa.uint64()),
-    ("plen", pa.uint8()),
-    ("pop", pa.list_(pa.uint16(), _WIDE)),
-    ("share", pa.list_(pa.uint8(), _WIDE)),
-    ("rtt", pa.list_(pa.uint16(), _WIDE)),
-    ("scope", pa.uint8()),
-]
+_RANKED = {
+    "pop": pa.list_(pa.uint16(), _WIDE),
+    "share": pa.list_(pa.uint8(), _WIDE),
+    "rtt": pa.list_(pa.uint16(), _WIDE),
+}
+"""The columns of a set."""
+_COLUMNS = [("net", pa.uint64()), ("plen", pa.uint8()), *_RANKED.items(), ("scope", pa.uint8())]
+
+
+def _schema(further: int, metadata: dict[str, bytes] | None = None) -> Any:
+    more = [
+        (f"{n}.{number}", kind) for number in range(1, further + 1) for n, kind in _RANKED.items()
+    ]
+    return pa.schema([*_COLUMNS, *more], metadata=metadata)
 
 
 def _to_arrow(column: NDArray[Any]) -> Any:
@@ -238,12 +331,19 @@ def decode(data: bytes, verifier: Verifier | None = None) -> Table:
             batch.validate(full=True)
     except (pa.ArrowException, ValueError, OSError, StopIteration, KeyError) as error:
         raise TableError(f"not a whole table: {str(error)[:200]}") from None
-    if head.version != VERSION or not schema.equals(pa.schema(_COLUMNS)):
+    further = len(head.meta.further)
+    if head.version != VERSION or not schema.equals(_schema(further)):
         raise TableError(f"a table of version {head.version}; this code reads {VERSION}")
     if any(column.null_count for column in batch.columns):
         raise TableError("nulls in a column")
-    columns = {name: _from_arrow(batch.column(name)) for name, _ in _COLUMNS}
-    table = Table(head.meta, head.pops, **columns)
+    _check_sets(head.meta, further)
+    columns = {name: _from_arrow(batch.column(name)) for name in schema.names}
+    sets = [
+        Ranked(*(columns[f"{name}.{number}" if number else name] for name in _RANKED))
+        for number in range(further + 1)
+    ]
+    net, plen, scope = columns["net"], columns["plen"], columns["scope"]
+    table = _of_sets(head.meta, head.pops, net, plen, scope, sets)
     _check(table)
     return table
 
@@ -270,7 +370,8 @@ def _from_arrow(column: Any) -> NDArray[Any]:
 
 def _check(table: Table) -> None:
     """The invariants that every reader relies on."""
-    _check_rows(table.pops, table.pop, table.share)
+    for one in table.sets:
+        _check_rows(table.pops, one.pop, one.share)
     split = table.ipv4_rows
     if (table.plen[:split] & np.uint8(IPV6_BIT)).any() or not (
         table.plen[split:] & np.uint8(IPV6_BIT)
@@ -292,13 +393,12 @@ def _check(table: Table) -> None:
 def renumber(table: Table, generation: int, created_ms: int, note: str) -> Table:
     """The same answers as a new generation, as a rollback publishes them."""
     meta = table.meta
-    return replace(
-        table,
-        meta=msgspec.structs.replace(
+    return table.with_meta(
+        msgspec.structs.replace(
             meta,
             generation=generation,
             parent=meta.generation,
             created_ms=created_ms,
             note=note,
-        ),
+        )
     )
