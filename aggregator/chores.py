@@ -12,7 +12,8 @@ class Chores:
     """Owns when each chore is due again, and which ones fail at the moment."""
 
     def __init__(self) -> None:
-        self._failing: set[str] = set()
+        self.failing: set[str] = set()
+        """Tried, and refused by the store."""
         self._due: dict[str, int] = {}
 
     def is_due(self, name: str, period_s: float, now_ms: int) -> bool:
@@ -28,11 +29,11 @@ class Chores:
         try:
             yield
         except StoreError as error:
-            if name not in self._failing:
+            if name not in self.failing:
                 logger().warning("the store is away, trying again", what=name, reason=str(error))
-            self._failing.add(name)
+            self.failing.add(name)
             self._due.pop(name, None)
         else:
-            if name in self._failing:
+            if name in self.failing:
                 logger().info("the store is back", what=name)
-                self._failing.discard(name)
+                self.failing.discard(name)

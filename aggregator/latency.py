@@ -112,6 +112,8 @@ class LatencyLoop:
         """Why the newest table is not in force; empty when it is."""
         self.published = 0
         """Tables put in force."""
+        self.refusals = 0
+        """Tables that the guard refused."""
         self.brings_bps = np.zeros(len(known.fleet.pops))
         """[p], the load that the last of them should bring."""
 
@@ -244,6 +246,7 @@ class LatencyLoop:
 
     def _refuse(self, outcome: cycle.Outcome, verdict: Verdict, estimates: Estimates) -> None:
         self.refused = f"{verdict.rule}: {verdict.reason}"
+        self.refusals += 1
         logger().error("table refused", rule=verdict.rule, reason=verdict.reason)
         self.reference.relent(estimates, len(self._fleet.pops))
         self._publisher.refuse(outcome.table, verdict.rule, verdict.reason)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from aggregator.control import Fleet
 from aggregator.demand import Demand
 from aggregator.estimate import Estimates, Estimator
+from aggregator.heard import Heard
 from aggregator.merge import Inbox, rtt_windows
 from aggregator.partials import DemandPartial, Partial, RttPartial, SignalPartial
 from aggregator.prefixes import Prefixes
@@ -35,6 +36,7 @@ class Measurements:
         self.estimator = Estimator(plan.estimate_half_life_s, plan.age_s_max)
         self.demand = Demand(fleet.pops, fleet.ttl_s)
         self.signals = Signals()
+        self.heard = Heard(fleet.pops)
         self.window_first_ms = 0
         self.window_last_ms = 0
         """End of the newest RTT window merged; 0 is none."""
@@ -61,6 +63,7 @@ class Measurements:
     def read_signals(self) -> int:
         """Learn from new signals; gives how many partials there were."""
         partials = self._signal.read()
+        self.heard.observe(partials)
         self.signals.observe(p for p in partials if isinstance(p, SignalPartial))
         return len(partials)
 
@@ -83,6 +86,7 @@ class Measurements:
             self.window_first_ms = self.window_first_ms or window.end_ms
         self.demand.observe((p for p in demand if isinstance(p, DemandPartial)), self.prefixes)
         self._note(rtt)
+        self.heard.observe(rtt)
         self.estimator.forget(now_ms)
         self.learnt += len(rtt) + len(demand)
         return len(rtt) + len(demand)

@@ -6,11 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from prometheus_client import REGISTRY
+
 from aggregator.planner import STEP_S, Planner
+from aggregator.pulse import Pulse
 from popsteer import targets as targets_format
+from popsteer import vitals
 from popsteer.clock import now_ms
 from popsteer.config import Config
 from popsteer.errors import PopsteerError
+from popsteer.heartbeat import Alarm, bounds_s
 from popsteer.memory import keep_little
 from popsteer.signing import load_signer, verifier
 from popsteer.store import s3_store
@@ -34,15 +39,18 @@ def run(config: Config, once: bool = False) -> None:
     trusted = verifier(trust.public_keys) if trust.public_keys else None
     targets = targets_format.load(config.path(config.plan.targets)) if config.plan.targets else None
     planner = Planner(config, s3_store(config.aws), signer, trusted, targets)
+    REGISTRY.register(Pulse(planner, config.aws.bulk_stream, bounds_s(config), now_ms))
+    vitals.tell(config)
     log.info("planning", pops=len(planner.fleet.pops), targets=len(targets) if targets else 0)
     if once:
         _run_once(planner)
         return
-    ended = threading.Event()
+    ended, alarm = threading.Event(), Alarm(bounds_s(config))
     with _on_signals(ended.set):
         while not ended.is_set():
             started = time.monotonic()
             planner.step(now_ms())
+            alarm.look(planner.known.heard.newest_ms(), now_ms(), log)
             ended.wait(max(0.05, STEP_S - (time.monotonic() - started)))
     log.info("ended")
 

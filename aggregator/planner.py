@@ -24,6 +24,7 @@ from popsteer import state as state_format
 from popsteer.clock import MINUTE_MS, SECOND_MS
 from popsteer.config import Config, Service
 from popsteer.errors import ConfigError, TableError, TrustError
+from popsteer.heartbeat import bounds_s
 from popsteer.signing import Signer, Verifier
 from popsteer.store import ObjectStore
 from popsteer.table import Table
@@ -52,6 +53,7 @@ class Planner:
         targets: Targets | None,
     ) -> None:
         self._plan = config.plan
+        self._bounds_s = bounds_s(config)
         self._store = store
         self._trusted = trusted
         self.fleet = fleet_of(config)
@@ -74,7 +76,7 @@ class Planner:
             terms_of(config, service),
             Atlas(config.path(geography)) if geography else None,
         )
-        self._chores = Chores()
+        self.chores = Chores()
         self._shares: deque[tuple[int, np.ndarray]] = deque()
         self._started_ms = 0
         self._load: Load | None = None
@@ -94,9 +96,10 @@ class Planner:
 
     def step(self, now: int) -> None:
         """Do what is due. An unreachable store costs this step what it was for, no more."""
-        chores = self._chores
+        chores = self.chores
         if not self._started_ms:
             self._started_ms = now
+            self.known.heard.begin(self._bounds_s, now)
             with chores.attempt("resume"):
                 self._resume()
         changed = False
@@ -126,7 +129,7 @@ class Planner:
         before = self.latency.published
         up, pops = self.health.up, self.fleet.pops
         heard = now_of(self._load, up, self.orders, pops, self._said, now)
-        self.latency.step(heard, self._chores, force)
+        self.latency.step(heard, self.chores, force)
         if self.latency.published > before:
             load = self.latency.brings_bps
             self._shares.append((now, load / load.sum() if load.sum() else load))
@@ -150,7 +153,8 @@ class Planner:
 
     def _scene(self, load: Load, now: int) -> report.Scene:
         drained = self.orders.drained(now)
-        return report.Scene(now, self.fleet, self.health, load, self.loop, drained)
+        heard = self.known.heard.views(self._bounds_s, now)
+        return report.Scene(now, self.fleet, self.health, load, self.loop, drained, heard)
 
     def _said(self) -> Answers:
         """What the table in force answers to every prefix; looked up once a table."""

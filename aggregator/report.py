@@ -1,6 +1,6 @@
 """What people see: the overview of all POPs, and the POP state with its reasons."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from aggregator.estimate import Estimates
 from aggregator.signals import Signals
 from popsteer.clock import SECOND_MS, age_s
 from popsteer.names import link_subject
-from popsteer.overview import LinkView, Overview, PopView
+from popsteer.overview import HeartbeatView, LinkView, Overview, PopView
 from popsteer.samples import Signal
 from popsteer.state import PopState, State
 from popsteer.table import Table
@@ -33,6 +33,8 @@ class Scene:
     loop: LoadLoop
     drained: dict[str, str]
     """Why, by POP."""
+    heard: dict[str, HeartbeatView] = field(default_factory=dict)
+    """By stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ def state_of(scene: Scene, signals: Signals, table_generation: int) -> State:
         expires_ms=scene.now_ms + int(EXPIRY_S * SECOND_MS),
         table_generation=table_generation,
         pops=pops,
+        heartbeat_ms={stream: heard.newest_ms for stream, heard in scene.heard.items()},
     )
 
 
@@ -169,6 +172,7 @@ def overview_of(
         policy=table.meta.policy if table else "",
         refused=refused,
         orders=orders,
+        heartbeats=scene.heard,
         pops={
             pop: _pop_view(scene, signals, paths, p, float(share[p]), float(share_before[p]))
             for p, pop in enumerate(scene.fleet.pops)

@@ -45,6 +45,19 @@ class PopView(msgspec.Struct, frozen=True, kw_only=True):
     """The rule that fired, in words; empty when all is well."""
 
 
+class HeartbeatView(msgspec.Struct, frozen=True, kw_only=True):
+    """How fresh one stream is; see `popsteer.heartbeat`."""
+
+    newest_ms: int
+    """Of the newest heartbeat that the planner has heard; its age grows when nothing comes."""
+    lanes: int = 0
+    """Agents' lanes heard of."""
+    silent: int = 0
+    """Those of configured POPs that are silent now."""
+    silent_lanes: tuple[str, ...] = ()
+    """The first few of them."""
+
+
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """The whole system at one time."""
 
@@ -65,6 +78,8 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     refused: str = ""
     """Why the guard refused the newest table; empty when it did not."""
     orders: int = 0
+    heartbeats: dict[str, HeartbeatView] = {}
+    """By stream."""
     pops: dict[str, PopView] = {}
 
 

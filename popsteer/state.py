@@ -41,6 +41,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """After this a reader trusts only its own health checks."""
     table_generation: int = 0
     pops: dict[str, PopState] = {}
+    heartbeat_ms: dict[str, int] = {}
+    """By stream, the newest heartbeat that the planner has heard: how fresh all of this is."""
 
 
 class _Envelope(msgspec.Struct):
