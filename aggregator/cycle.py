@@ -3,7 +3,7 @@
 Production, the simulator and a replay run this very function.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 
@@ -25,10 +25,11 @@ from aggregator.rollout import note as rollout_note
 from aggregator.rows import Rows8, ranked_rows
 from aggregator.solve import NOWHERE, Assignment, Problem
 from aggregator.terms import Terms
+from aggregator.together import Solved, solved
 from popsteer.clock import SECOND_MS
 from popsteer.evidence import Evidence, Reason, Source
 from popsteer.names import IPV6_BIT, Prefix
-from popsteer.table import Table, TableMeta, build
+from popsteer.table import Further, Ranked, Table, TableMeta, build
 from popsteer.wanted import Wanted
 
 MOVED_FOR_GAIN_MAX = 0.15
@@ -74,6 +75,8 @@ class Inputs:
     warm_link_us: F64 | None = None
     """[links], prices of the last cycle."""
     rollout: Rollout = field(default_factory=Rollout)
+    services: tuple[str, ...] = ()
+    """Whom the answers are for; the first of several sets is for all that no other names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,40 +102,99 @@ class Outcome:
 
 def plan(inputs: Inputs) -> Outcome | None:
     """A new table; None while nothing is known of any prefix."""
-    considered = candidates(
-        inputs.estimates, inputs.prefixes, len(inputs.fleet.pops), _surroundings(inputs)
-    )
+    return next(iter(plan_sets([inputs])), None)
+
+
+def plan_sets(sets: Sequence[Inputs]) -> list[Outcome]:
+    """A new table with a set of answers for each of some inputs; none while nothing is known.
+
+    The inputs differ in policy, terms, POPs that serve, demand, and what is in force; what may be
+    filled is theirs together. The first outcome's table is the whole one, the tables of the others
+    are their sets of it.
+    """
+    first = sets[0]
+    pops = first.fleet.pops
+    considered = candidates(first.estimates, first.prefixes, len(pops), _surroundings(first))
     if not len(considered):
-        return None
+        return []
+    net, plen = first.prefixes.net[considered.row], first.prefixes.plen[considered.row]
+    before = [answers(one.in_force, net, plen, pops) for one in sets]
+    asked = [
+        (one.policy, _problem(one, considered, said))
+        for one, said in zip(sets, before, strict=True)
+    ]
+    parts = [
+        _answered(one, considered, said, found)
+        for one, said, found in zip(sets, before, solved(asked), strict=True)
+    ]
+    table = _joined(sets, considered, parts)
+    return [
+        Outcome(
+            own,
+            considered,
+            part.problem,
+            part.assignment,
+            said,
+            answers(own, net, plen, pops),
+            _assigned_us(considered, part.assignment),
+            part.rollout,
+        )
+        for own, part, said in zip(table.sets, parts, before, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """One set of answers on its way into the table."""
+
+    problem: Problem
+    assignment: Assignment
+    rollout: Rollout
+    rows: Rows8
+    meta: TableMeta
+
+
+def _answered(inputs: Inputs, considered: Candidates, before: Answers, found: Solved) -> _Answered:
     net, plen = inputs.prefixes.net[considered.row], inputs.prefixes.plen[considered.row]
-    before = answers(inputs.in_force, net, plen, inputs.fleet.pops)
-    problem = _problem(inputs, considered, before)
-    name, policy = POLICIES[inputs.policy]
     judged = inputs.rollout.judged(
         lambda t, said: _costs(inputs, considered, t, said), inputs.now_ms
     )
-    assignment, rollout = staged(judged, problem, policy(problem), before, net, plen)
-    rows = ranked_rows(considered, problem, assignment)
-    rows = _pinned(inputs, considered, rows)
+    problem = found.problem
+    assignment, rollout = staged(judged, problem, found.assignment, before, net, plen)
     notes = (_note(considered, problem, assignment), rollout_note(rollout, judged))
-    table = build(
-        _meta(inputs, considered, problem, name, "; ".join(filter(None, notes))),
-        inputs.fleet.pops,
-        np.concatenate([net, rows.extra_net]),
-        np.concatenate([plen, rows.extra_plen]),
-        rows.pop,
-        rows.share,
-        rows.rtt,
+    name, _ = POLICIES[inputs.policy]
+    meta = _meta(inputs, considered, problem, name, "; ".join(filter(None, notes)))
+    rows = ranked_rows(considered, problem, assignment)
+    return _Answered(problem, assignment, rollout, rows, meta)
+
+
+def _joined(sets: Sequence[Inputs], considered: Candidates, parts: Sequence[_Answered]) -> Table:
+    """The one table of all sets."""
+    first, pops = sets[0], sets[0].fleet.pops
+    net, plen = first.prefixes.net[considered.row], first.prefixes.plen[considered.row]
+    pinned = _pins_obeyed(sets)
+    rows = [
+        _pinned(one, considered, part.rows, pinned, part.meta.default)
+        for one, part in zip(sets, parts, strict=True)
+    ]
+    further = tuple(
+        Further(
+            services=one.services,
+            policy=part.meta.policy,
+            default=part.meta.default,
+            note=part.meta.note,
+        )
+        for one, part in zip(sets[1:], parts[1:], strict=True)
     )
-    return Outcome(
-        table,
-        considered,
-        problem,
-        assignment,
-        before,
-        answers(table, net, plen, inputs.fleet.pops),
-        _assigned_us(considered, assignment),
-        rollout,
+    return build(
+        msgspec.structs.replace(parts[0].meta, further=further),
+        pops,
+        np.concatenate([net, rows[0].extra_net]),
+        np.concatenate([plen, rows[0].extra_plen]),
+        rows[0].pop,
+        rows[0].share,
+        rows[0].rtt,
+        [Ranked(one.pop, one.share, one.rtt) for one in rows[1:]],
     )
 
 
@@ -224,10 +286,9 @@ def _links(inputs: Inputs, considered: Candidates) -> Ints | None:
 def _allowed(inputs: Inputs, considered: Candidates) -> Bools:
     """[n, k], what pins leave: prefixes inside a pinned one have its POP alone."""
     allowed = np.ones(considered.pop.shape, bool)
-    usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
     for prefix, pop in sorted(inputs.pins.items(), key=lambda pin: pin[0].length):
-        number = inputs.fleet.pops.index(pop) if pop in inputs.fleet.pops else NOWHERE
-        if number != NOWHERE and usable[number]:
+        number = _pin_of(inputs, pop)
+        if number != NOWHERE:
             chosen = considered.pop == number
             known = _inside(inputs, considered, prefix) & chosen.any(axis=1)
             allowed[known] = chosen[known]
@@ -295,15 +356,38 @@ def _default(inputs: Inputs, considered: Candidates, problem: Problem) -> tuple[
     return tuple(inputs.fleet.pops[i] for i in order.tolist() if inputs.fleet.serves[i])
 
 
-def _pinned(inputs: Inputs, considered: Candidates, rows: Rows8) -> Rows8:
-    """Rows inside a pinned prefix, and the prefix itself, answer with its POP while it can."""
+def _pin_of(inputs: Inputs, pop: str) -> int:
+    """The number of a pin's POP; NOWHERE while it cannot be obeyed."""
+    number = inputs.fleet.pops.index(pop) if pop in inputs.fleet.pops else NOWHERE
     usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
-    for prefix, pop in sorted(inputs.pins.items(), key=lambda pin: pin[0].length):
-        number = inputs.fleet.pops.index(pop) if pop in inputs.fleet.pops else NOWHERE
-        if number == NOWHERE or not usable[number]:
+    return number if number != NOWHERE and usable[number] else NOWHERE
+
+
+def _pins_obeyed(sets: Sequence[Inputs]) -> list[tuple[Prefix, str]]:
+    """The pins that some set obeys, the widest first: sets share their rows."""
+    pins = sorted(sets[0].pins.items(), key=lambda pin: pin[0].length)
+    return [pin for pin in pins if any(_pin_of(one, pin[1]) != NOWHERE for one in sets)]
+
+
+def _pinned(
+    inputs: Inputs,
+    considered: Candidates,
+    rows: Rows8,
+    pins: Sequence[tuple[Prefix, str]],
+    default: Sequence[str],
+) -> Rows8:
+    """Rows inside a pinned prefix, and the prefix itself, answer with its POP while it can.
+
+    Where it cannot, the prefix itself says what the default order says.
+    """
+    pops = inputs.fleet.pops
+    for prefix, pop in pins:
+        number = _pin_of(inputs, pop)
+        if number == NOWHERE:
+            rows = rows.pinned(prefix, pops.index(default[0]), np.zeros(0, np.int64), pops)
             continue
         inside = _inside(inputs, considered, prefix)
-        rows = rows.pinned(prefix, number, np.flatnonzero(inside), inputs.fleet.pops)
+        rows = rows.pinned(prefix, number, np.flatnonzero(inside), pops)
     return rows
 
 
@@ -371,7 +455,8 @@ def excused(outcome: Outcome, inputs: Inputs) -> F64:
     usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
     load = load_bps(outcome.before, outcome.demand_bps, len(usable))
     with np.errstate(invalid="ignore"):
-        fits = np.divide(inputs.capacity_bps, load, out=np.ones(len(load)), where=load > 0)
+        room_bps = outcome.problem.capacity_bps
+        fits = np.divide(room_bps, load, out=np.ones(len(load)), where=load > 0)
     must = np.where(usable, np.clip(1 - fits, 0.0, 1.0), 1.0)
     share: F64 = np.where(
         outcome.before.pop >= 0, outcome.before.share * must[outcome.before.pop], 0.0
