@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from popsteer.clock import age_s, now_ms
 from popsteer.config import Config
 from popsteer.errors import ConfigError, StoreError
+from popsteer.heartbeat import Newest, Stage
 from popsteer.names import SourceId
 from popsteer.telemetry import OncePerKey, logger
 from resolver.aside import aside
@@ -153,6 +154,15 @@ class Node:
             "pops_down": len(self._prober.down) if self._prober else 0,
             **self._expiry.gauges(now_ms() // 1_000),
         }
+
+    def newest(self) -> Newest:
+        """How fresh what this node goes by is; see `popsteer.heartbeat.Ages`."""
+        state, table = self._view.state, self._view.table
+        heartbeat_ms = state.heartbeat_ms if state else {}
+        newest = {(Stage.NODE_STATE, stream): ms for stream, ms in heartbeat_ms.items()}
+        if table is not None and table.meta.window_last_ms:
+            newest[Stage.NODE_TABLE, self._config.aws.bulk_stream] = table.meta.window_last_ms
+        return newest
 
     def rung(self) -> str:
         """Where on the freshness ladder the node stands."""

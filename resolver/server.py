@@ -18,7 +18,9 @@ from typing import Any
 import uvloop
 from prometheus_client import REGISTRY
 
+from popsteer.clock import now_ms
 from popsteer.config import Config
+from popsteer.heartbeat import Ages
 from popsteer.memory import keep_little
 from popsteer.telemetry import configure, logger, serve_metrics
 from resolver.cookies import CookieSecret
@@ -81,9 +83,16 @@ def _address(bound: Bound) -> str:
 
 
 def _open_metrics(config: Config, node: Node) -> None:
-    if config.telemetry.metrics:
-        REGISTRY.register(NodeMetrics(node.counts, node.refusals.counts, node.gauges, node.rung))
-        serve_metrics(config.telemetry.metrics)
+    REGISTRY.register(NodeMetrics(node.counts, node.refusals.counts, node.gauges, node.rung))
+    REGISTRY.register(Ages(node.newest, now_ms))
+    if node.sink is not None:
+        # Both need boto3, which a node that stands alone does without.
+        from popsteer import vitals
+        from popsteer.sink_metrics import SinkCollector
+
+        REGISTRY.register(SinkCollector(node.sink))
+        vitals.tell(config)
+    serve_metrics(config.telemetry.metrics)
 
 
 async def _until_stopped(node: Node | None, *loops: Coroutine[Any, Any, None]) -> None:

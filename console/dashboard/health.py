@@ -11,7 +11,7 @@ import msgspec
 
 from console.published import View
 from console.units import duration_text
-from popsteer import clock
+from popsteer import clock, heartbeat
 from popsteer.config import Config, Pop
 from popsteer.overview import PopView
 from popsteer.state import PopState
@@ -82,6 +82,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     table_generation: int | None
     table_age_s: float | None
     state_age_s: float | None
+    heartbeat_age_s: dict[str, float] = {}
+    """By stream, of the newest heartbeat at the planner."""
     policy: str = ""
     prefixes: int = 0
     rows: int = 0
@@ -189,6 +191,7 @@ def status(
         table_generation=meta.generation if meta else None,
         table_age_s=_since_s(meta.created_ms if meta else 0, now_ms),
         state_age_s=_since_s(view.state.created_ms if view.state else 0, now_ms),
+        heartbeat_age_s=_heartbeat_ages_s(view, now_ms),
         policy=meta.policy if meta else "",
         prefixes=seen.prefixes if seen else 0,
         rows=len(view.table) if view.table else 0,
@@ -219,13 +222,27 @@ def _stale(view: View, config: Config, trouble: str, now_ms: int) -> Iterator[st
         age_s = clock.age_s(view.overview.window_last_ms, now_ms)
         if age_s > data_age_s_max(config):
             yield f"the newest measurements are {duration_text(age_s)} old"
+    for stream, age_s in _heartbeat_ages_s(view, now_ms).items():
+        if age_s > heartbeat.bounds_s(config).get(stream, float("inf")):
+            yield f"{stream}: no heartbeat for {duration_text(age_s)}"
     if view.state is not None:
         age_s = clock.age_s(view.state.created_ms, now_ms)
         if age_s > STATE_AGE_S_MAX:
             yield f"the planner has been silent for {duration_text(age_s)}"
 
 
+def _heartbeat_ages_s(view: View, now_ms: int) -> dict[str, float]:
+    heartbeats = view.overview.heartbeats if view.overview else {}
+    return {stream: clock.age_s(one.newest_ms, now_ms) for stream, one in heartbeats.items()}
+
+
 def _warnings(view: View) -> Iterator[str]:
+    for stream, one in (view.overview.heartbeats if view.overview else {}).items():
+        if one.silent:
+            named = ", ".join(one.silent_lanes) + (
+                " …" if one.silent > len(one.silent_lanes) else ""
+            )
+            yield f"{stream}: {one.silent} of {one.lanes} agents' lanes are silent: {named}"
     if view.overview is not None and view.overview.refused:
         yield f"the guard refused the newest table: {view.overview.refused}"
 

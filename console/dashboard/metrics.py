@@ -20,6 +20,7 @@ class _Gauges(Collector):
         """Called by the registry."""
         now = self._snapshot()
         yield from _of_system(now.status)
+        yield _heartbeats(now.status)
         yield from _of_pops(now.pops)
 
 
@@ -42,6 +43,15 @@ def _of_system(line: Status) -> Iterator[GaugeMetricFamily]:
     for name, (text, value) in figures.items():
         if value is not None:
             yield GaugeMetricFamily(name, text, value)
+
+
+def _heartbeats(line: Status) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "popsteer_stream_age_seconds", "Of the newest heartbeat at the planner", labels=["stream"]
+    )
+    for stream, age_s in line.heartbeat_age_s.items():
+        family.add_metric([stream], age_s)
+    return family
 
 
 def _of_pops(rows: tuple[PopRow, ...]) -> Iterator[GaugeMetricFamily]:

@@ -7,7 +7,9 @@ from console.dashboard.health import Health, PopRow, Status, data_age_s_max, pop
 from console.dashboard.history import POINTS, STEP_S, History
 from console.published import View
 from popsteer.config import Config
-from popsteer.overview import LinkView
+from popsteer.heartbeat import bounds_s
+from popsteer.overview import HeartbeatView, LinkView
+from popsteer.samples import BULK_STREAM as BULK
 
 
 def with_state(view: View, pop: str, **changes: object) -> View:
@@ -130,6 +132,33 @@ def test_a_store_that_is_away_is_stale_and_never_waiting(
 ) -> None:
     assert line(view, config, now_ms, "s3: no route").problems == ("s3: no route",)
     assert not line(View(), config, now_ms, "s3: no route").waiting
+
+
+def heard(view: View, newest_ms: int, silent: tuple[str, ...] = ()) -> View:
+    assert view.overview is not None
+    bulk = HeartbeatView(newest_ms=newest_ms, lanes=9, silent=len(silent), silent_lanes=silent[:2])
+    return replace(view, overview=msgspec.structs.replace(view.overview, heartbeats={BULK: bulk}))
+
+
+def test_a_stream_without_heartbeats_is_stale_beyond_its_bound(
+    view: View, config: Config, now_ms: int
+) -> None:
+    bound_ms = int(bounds_s(config)[BULK] * 1_000)
+    seen = line(heard(view, now_ms - bound_ms), config, now_ms)
+    assert (seen.stale, seen.heartbeat_age_s) == (False, {BULK: bound_ms / 1_000})
+    seen = line(heard(view, now_ms - bound_ms - 1), config, now_ms)
+    assert seen.stale
+    assert seen.problems == ("popsteer-bulk: no heartbeat for 25 s",)
+
+
+def test_silent_lanes_are_named_and_the_rest_is_fresh(
+    view: View, config: Config, now_ms: int
+) -> None:
+    seen = line(heard(view, now_ms, ("ams1.rtt", "fra1.rtt", "lon1.rtt")), config, now_ms)
+    assert not seen.stale
+    assert seen.problems == (
+        "popsteer-bulk: 3 of 9 agents' lanes are silent: ams1.rtt, fra1.rtt …",
+    )
 
 
 def test_a_refused_table_is_a_problem_but_not_stale(

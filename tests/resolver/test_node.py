@@ -17,6 +17,7 @@ from popsteer import state as pop_state
 from popsteer.aws import kinesis
 from popsteer.config import Aws, Config, Dns, Health, Pop, Service, TableSource, Trust
 from popsteer.errors import ConfigError
+from popsteer.heartbeat import Stage
 from popsteer.names import Prefix
 from popsteer.samples import DemandBatch
 from popsteer.signing import Signer
@@ -32,6 +33,7 @@ from resolver.wire import Rcode
 from resolver.worker import Worker
 
 DEADLINE_S = 30
+HEARD_MS = 1_700_000_000_000
 STREAMS = ("resolver-bulk", "resolver-urgent")
 SIGNER = Signer(Ed25519PrivateKey.generate())
 QUERY = b"\0\1\1\0\0\1\0\0\0\0\0\0\3www\1z\7example\0\0\1\0\1"
@@ -66,7 +68,7 @@ def publish(config: Config, generation: int, best: int) -> None:
     share = np.zeros((1, CANDIDATES_MAX), np.uint8)
     share[0, 0] = 255
     net, plen = np.array([prefix.net], np.uint64), np.array([prefix.plen], np.uint8)
-    meta = TableMeta(generation=generation)
+    meta = TableMeta(generation=generation, window_last_ms=HEARD_MS - 9_000)
     table = build(meta, ("fra1", "nyc1"), net, plen, pop, share, np.full_like(pop, 10))
     body = encode(table, SIGNER)
     store = s3_store(config.aws)
@@ -80,7 +82,13 @@ def publish(config: Config, generation: int, best: int) -> None:
 
 def tell(config: Config, generation: int, **pops: PopState) -> None:
     now = time.time_ns() // 1_000_000
-    said = State(generation=generation, created_ms=now, expires_ms=now + 60_000, pops=pops)
+    said = State(
+        generation=generation,
+        created_ms=now,
+        expires_ms=now + 60_000,
+        pops=pops,
+        heartbeat_ms={"popsteer-urgent": HEARD_MS},
+    )
     store = s3_store(config.aws)
     before = store.read(pop_state.KEY)
     store.swap(pop_state.KEY, pop_state.encode(said, SIGNER), before.etag if before else "")
@@ -145,6 +153,10 @@ async def test_tables_states_and_demand_through_aws(
     await asyncio.to_thread(publish, config, 2, 0)
     await until(lambda: steered_to(worker) == "fra1")
     assert node.gauges()["table_generation"] == 2
+    assert node.newest() == {
+        (Stage.NODE_STATE, "popsteer-urgent"): HEARD_MS,
+        (Stage.NODE_TABLE, config.aws.bulk_stream): HEARD_MS - 9_000,
+    }
 
     for _ in range(3):
         assert worker.respond(QUERY, ("198.51.100.7", 5_353), Transport.UDP) is not None

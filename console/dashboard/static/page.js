@@ -41,6 +41,7 @@ function showStatus(status) {
   const table = status.table_generation;
   setText("table-age", table === null ? "none" : `${table}, ${aged(status.table_age_s)}`);
   setText("state-age", aged(status.state_age_s));
+  setText("stream-ages", Object.values(status.heartbeat_age_s).map(aged).join(", ") || "–");
   setText("demand", status.demand_bps ? rate(status.demand_bps) : "–");
   setText("latency", status.latency_ms === null ? "–" : `${number(status.latency_ms)} ms`);
   setText("overload", percent(status.overload_share, 1));
