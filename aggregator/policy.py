@@ -17,6 +17,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.gathering import gathered
 from aggregator.optimum import optimum
 from aggregator.solve import NOWHERE, Assignment, Problem, greedy
 from aggregator.terms import Terms, even
@@ -138,6 +139,11 @@ def weighted(allowed: Filter) -> Policy:
     return place
 
 
+def unsplit(policy: Policy) -> Policy:
+    """The policy, but it splits only prefixes that are heavy for their POPs."""
+    return lambda problem: gathered(problem, policy(problem))
+
+
 def _sorted(
     problem: Problem, allowed: Filter, sorter: Sorter, sticky: bool, capacity_bps: F64
 ) -> Problem:
@@ -165,7 +171,7 @@ def _of_pop(problem: Problem, values: F64) -> F64:
 
 
 POLICIES: dict[str, tuple[str, Policy]] = {
-    "optimum": ("optimum by prices", optimum),
+    "optimum": ("optimum by prices", unsplit(optimum)),
     "greedy": ("capacity-aware greedy", capped(usable, by_rtt)),
     "nearest": ("nearest RTT", first(usable, by_rtt, sticky=True)),
     "fastroute": ("nearest RTT, shed by steps", first(usable, by_rtt, sticky=True)),

@@ -12,6 +12,7 @@ from scipy.optimize import linprog
 
 from aggregator import optimum as policy
 from aggregator.exact import OVERFLOW_EDGES
+from aggregator.gathering import gathered
 from aggregator.market import Market, crew
 from aggregator.newton import OVERFLOW_US, overflow_cost, paid
 from aggregator.optimum import optimum
@@ -145,9 +146,10 @@ def test_small_problems_are_solved_exactly(
 
 def market(p: Problem) -> Market:
     """The same without links, row by row."""
-    rows = np.arange(len(p.demand_bps))
-    capacity = np.append(p.capacity_bps, np.inf)
-    return policy._market(p, rows, p.cost_us, p.demand_bps, capacity)
+    usable = np.asarray(np.isfinite(p.cost_us).any(axis=1))
+    with crew() as workers:
+        capacity = np.append(p.capacity_bps, np.inf)
+        return policy._offer(p, usable, capacity, workers, cut=False).market
 
 
 @given(problems, st.lists(st.floats(0, 4e5), min_size=6, max_size=6))
@@ -326,4 +328,9 @@ def test_prefixes_without_a_usable_pop_cost_no_other_its_place() -> None:
 
 
 def test_it_is_the_default_and_named_honestly() -> None:
-    assert POLICIES["optimum"] == ("optimum by prices", optimum)
+    name, placed_by = POLICIES["optimum"]
+    p = full_problem(5, 50, 4, 0.5)
+
+    assert name == "optimum by prices"
+    # But for what it does not split, it is the optimum.
+    assert (placed_by(p).share == gathered(p, optimum(p)).share).all()
