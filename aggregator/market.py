@@ -72,10 +72,14 @@ class Market:
         )
 
 
+def resource_kind(resources: int) -> type[np.signedinteger[Any]]:
+    """The smallest integers that hold the numbers of so many resources."""
+    return np.int16 if resources < np.iinfo(np.int16).max else np.int32
+
+
 def resource_numbers(number: Ints, resources: int) -> Ints:
     """Resource numbers in the smallest integers that hold them."""
-    kind = np.int16 if resources < np.iinfo(np.int16).max else np.int32
-    return np.ascontiguousarray(number, kind)
+    return np.ascontiguousarray(number, resource_kind(resources))
 
 
 class Crew:

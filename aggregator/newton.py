@@ -82,12 +82,22 @@ def level(market: Market) -> F64:
     has only their differences to find.
     """
     price = np.zeros(len(market.capacity))
-    pops = np.unique(market.pop)
-    whole = float(market.capacity[pops].sum())
+    used = np.zeros(len(price), np.bool_)
+    _mark(market.pop, used)
+    whole = float(market.capacity[used].sum())
     short = float(market.demand.sum(dtype=np.float64)) / whole if whole > 0 else np.inf
     if short > 1:
-        price[pops] = np.minimum(short * OVERFLOW_US, PRICE_US_MAX)
+        price[used] = min(short * OVERFLOW_US, PRICE_US_MAX)
     return np.where(market.limited, price, 0.0)
+
+
+@kernel
+def _mark(number: Ints, used: NDArray[np.bool_]) -> None:
+    """Which numbers occur."""
+    n, k = number.shape
+    for i in range(n):
+        for c in range(k):
+            used[number[i, c]] = True
 
 
 def overflow_cost(capacity: F64, load: F64) -> float:

@@ -2,8 +2,10 @@
 
 A large market is first cleared coarsely on a sample of its rows; then on all rows, pruned to what
 those prices leave open, at falling temperatures; then rounded and repaired. From the prices of a
-similar market, as the last cycle's are, only the last part is needed. `aggregator/newton.py` has
-the method, `aggregator/pruning.py` and `aggregator/rounding.py` what stands around it.
+similar market, as the last cycle's are, only the last part is needed, and a glance at a sample to
+see where it will be tight. All rows are looked at once a round, when they are pruned.
+`aggregator/newton.py` has the method, `aggregator/pruning.py` and `aggregator/rounding.py` what
+stands around it.
 """
 
 from dataclasses import dataclass, replace
@@ -14,18 +16,22 @@ from numpy.typing import NDArray
 
 from aggregator.market import F64, Crew, Ints, Market
 from aggregator.newton import PRICE_US_MAX, Ascent, level, paid, supply
-from aggregator.pruning import prune
-from aggregator.rounding import Rounded, choose, repair
+from aggregator.pruning import BOX, prune
+from aggregator.rounding import Rounded, choose, choose_open, repair
 
 HAIRCUT = 2e-4
 """Share of each capacity that prices are sought without, so that rounding has room to work in."""
 HELD_SHARE_MAX = 0.02
 """Of the contested resources, how many prices at the border of their box are not worth another
 round."""
+HELD_FAR = 0.2
+"""From so many on, the next round's box is twice as wide."""
 BESIDE_MAX = 1.5e-3
 """Of all cost, how much load beside the prices, times these, is not worth another round."""
 FORGOTTEN_MAX = 1e-4
 """The same, of all demand, for load above capacities that had no price."""
+GLANCE_ROWS = 100_000
+"""Rows of the sample that tells where it is tight at the prices to begin with."""
 CROWDED = 0.8
 """Load over capacity from which a resource counts as contested."""
 
@@ -36,7 +42,7 @@ class Stage:
 
     temperature_us: float
     window_us: float
-    """Candidates that are dearer than this are pruned; prices move by at most a third of it."""
+    """Candidates that are dearer than this are pruned; prices move by `BOX` of it."""
     tolerance: float
     """Of all demand, how much load may lie beyond where prices want it."""
     sample_rows: int = 0
@@ -54,9 +60,9 @@ COLD = (
     Stage(500.0, np.inf, 1e-2, 30_000),
     Stage(300.0, np.inf, 5e-3, 100_000),
     Stage(150.0, np.inf, 4e-3, 100_000),
-    Stage(80.0, 1_500.0, 2e-3, rounds_max=3),
+    Stage(80.0, 2_000.0, 2e-3, rounds_max=3),
 )
-WARM = (Stage(150.0, 1_500.0, 5e-3, rounds_max=3),)
+WARM = (Stage(150.0, 2_000.0, 5e-3, rounds_max=3),)
 SHORT = (
     Stage(64_000.0, np.inf, 2e-2, 100_000),
     Stage(16_000.0, np.inf, 2e-2, 100_000),
@@ -97,33 +103,32 @@ def seek(market: Market, crew: Crew, warm_us: F64 | None = None) -> tuple[F64, R
     if warm_us is not None:
         stages = SHORT[-1:] if price.any() else WARM
         price = np.where(market.limited, np.clip(warm_us, 0.0, PRICE_US_MAX), 0.0)
+    glance = cut.sampled(GLANCE_ROWS) if len(cut) > 2 * GLANCE_ROWS else cut
+    seen = choose(glance, price, stages[0].temperature_us, crew)
     for rows, same in groupby(stages, lambda stage: stage.sample_rows):
         part = cut.sampled(rows) if 0 < 2 * rows < len(cut) else cut
-        seen = choose(part, price, stages[0].temperature_us, crew)
         for stage in same:
-            price, seen = _rounds(part, price, stage, seen, crew)
+            price, seen = _rounds(part, price, stage, seen.load, crew)
     return price, seen
 
 
-def _rounds(
-    market: Market, price: F64, stage: Stage, seen: Rounded, crew: Crew
-) -> tuple[F64, Rounded]:
+def _rounds(market: Market, price: F64, stage: Stage, load: F64, crew: Crew) -> tuple[F64, Rounded]:
     """Newton's method on ever newly pruned markets, until a pruning had left out nothing."""
     window = stage.window_us
-    contested = _contested(market, price, seen)
+    contested = _contested(market, price, load)
     for _ in range(stage.rounds_max):
         pruned = prune(market, price, contested, window, crew)
         found = Ascent(market, pruned, crew).climb(
-            price, stage.temperature_us, STEPS_MAX, stage.tolerance, window / 3
+            price, stage.temperature_us, STEPS_MAX, stage.tolerance, BOX * window
         )
         price = found.price_us
-        seen = choose(market, price, stage.temperature_us, crew)
+        seen = choose_open(market, pruned, price, stage.temperature_us, crew)
         held = found.held > HELD_SHARE_MAX * contested.sum()
         forgotten = ~contested & (seen.load > market.capacity)
         if not (held or forgotten.any()) or _settled(market, price, seen, forgotten):
             break
-        contested |= _contested(market, price, seen)
-        window *= 2 if held else 1
+        contested |= _contested(market, price, seen.load)
+        window *= 2 if found.held > HELD_FAR * contested.sum() else 1
     return price, seen
 
 
@@ -139,7 +144,7 @@ def _settled(market: Market, price: F64, seen: Rounded, forgotten: NDArray[np.bo
     return few and float(price @ beside) < BESIDE_MAX * seen.value
 
 
-def _contested(market: Market, price: F64, seen: Rounded) -> NDArray[np.bool_]:
-    full = seen.load > CROWDED * market.capacity
+def _contested(market: Market, price: F64, load: F64) -> NDArray[np.bool_]:
+    full = load > CROWDED * market.capacity
     contested: NDArray[np.bool_] = market.limited & ((price > 0) | full)
     return contested

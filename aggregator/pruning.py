@@ -1,10 +1,10 @@
 """Leave out of a market what nearby prices cannot change.
 
-Given prices, a candidate whose priced cost is more than a window above its row's cheapest will
-not be chosen while prices stay near; among the candidates that use no contested resource only the
-cheapest can ever be; and a contested one that is dearer than that even for nothing never is. A row
-with one candidate left is settled: it counts as fixed load. What remains is a few percent of the
-market, and that is where Newton's method works.
+Given prices, a candidate whose priced cost is more than a window above its row's cheapest is not
+the cheapest while no price moves by more than a quarter of it; among the candidates that use no
+contested resource only the cheapest can ever be; and a contested one that is dearer than that even
+for nothing never is. A row with one candidate left is settled: it counts as fixed load. What
+remains is a few percent of the market, and that is where Newton's method and the rounding work.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,10 @@ from aggregator.market import F32, F64, Arrays, Crew, Ints, Market
 from popsteer.kernel import kernel
 
 Bools = NDArray[np.bool_]
-Buffers = tuple[Ints, F32, Ints, Ints, F32]
-"""Ends of rows; costs, POPs and links of candidates; demands of rows."""
+Buffers = tuple[Ints, F32, Ints, Ints, F32, Ints]
+"""Ends of rows; costs, POPs and links of candidates; demands and numbers of rows."""
+BOX = 0.25
+"""Of the window, how far prices may move: two of either of two candidates may move against it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,14 @@ class Pruned:
     """[e]"""
     demand: F32
     """[m]"""
+    row: Ints
+    """[m], ascending, which rows these are."""
+    at: Ints
+    """[n], the candidate of each settled row; of the others, any."""
+    load: F64
+    """[r], load of the settled rows."""
     settled_load: F64
-    """[s + 1], load of the settled rows."""
+    """[s + 1], the same by contested resource."""
     settled_cost: float
     """Demand times cost of the settled rows, without prices."""
 
@@ -55,9 +63,12 @@ def _keep(
     priced: F32,
     kept: Ints,
 ) -> int:
-    """Fill `kept` with row i's candidates that may be chosen; gives how many there are."""
+    """Fill `kept` with row i's candidates that may be chosen; gives how many there are.
+
+    With fewer than two, `kept` begins with the cheapest.
+    """
     cost, pop, link, _ = market
-    best = free = np.float32(np.inf)
+    best = second = free = np.float32(np.inf)
     cheapest, cheapest_free = 0, -1
     for k in range(cost.shape[1]):
         priced[k] = np.float32(np.inf)
@@ -66,12 +77,18 @@ def _keep(
         p, q = pop[i, k], link[i, k]
         priced[k] = cost[i, k] + (price[p] + price[q])
         if priced[k] < best:
+            second = best
             best = priced[k]
             cheapest = k
+        elif priced[k] < second:
+            second = priced[k]
         if priced[k] < free and not contested[p] and not contested[q]:
             free = priced[k]
             cheapest_free = k
+    kept[0] = cheapest
     limit = best + window
+    if second > limit:
+        return 1
     count = 0
     for k in range(cost.shape[1]):
         if priced[k] > limit:
@@ -93,6 +110,7 @@ def _prune(
     window: np.float32,
     slot: Ints,
     out: Buffers,
+    at: Ints,
     load: F64,
     first: int,
     last: int,
@@ -103,30 +121,32 @@ def _prune(
     load of those.
     """
     cost, pop, link, demand = market
-    end, kept_cost, kept_pop, kept_link, kept_demand = out
+    end, kept_cost, kept_pop, kept_link, kept_demand, kept_row = out
     kept = np.empty(cost.shape[1], np.int64)
     priced = np.empty(cost.shape[1], np.float32)
     row, begin = first, first * cost.shape[1]
-    at = begin
+    filled = begin
     settled = 0.0
     for i in range(first, last):
         left = _keep(i, market, price, contested, window, priced, kept)
         if left < 2:
             k = kept[0]
-            load[slot[pop[i, k]]] += demand[i]
-            load[slot[link[i, k]]] += demand[i]
+            at[i] = k
+            load[pop[i, k]] += demand[i]
+            load[link[i, k]] += demand[i]
             settled += np.float64(demand[i]) * cost[i, k]
             continue
         for j in range(left):
             k = kept[j]
-            kept_cost[at] = cost[i, k]
-            kept_pop[at] = slot[pop[i, k]]
-            kept_link[at] = slot[link[i, k]]
-            at += 1
+            kept_cost[filled] = cost[i, k]
+            kept_pop[filled] = slot[pop[i, k]]
+            kept_link[filled] = slot[link[i, k]]
+            filled += 1
         kept_demand[row] = demand[i]
-        end[row] = at - begin
+        kept_row[row] = i
+        end[row] = filled - begin
         row += 1
-    return row - first, at - begin, settled
+    return row - first, filled - begin, settled
 
 
 def prune(market: Market, price_us: F64, contested: Bools, window_us: float, crew: Crew) -> Pruned:
@@ -137,29 +157,34 @@ def prune(market: Market, price_us: F64, contested: Bools, window_us: float, cre
     slot = np.full(len(contested), s, kind)
     slot[contested] = np.arange(s)
     rows = (market.cost_us, market.pop, market.link, market.demand)
+    at = np.empty(n, np.int16)
     # Room for everything; what stays empty is never touched and so takes no memory.
-    row_room = (np.empty(n, np.int64), np.empty(n, np.float32))
+    ends, amount, number = np.empty(n, np.int64), np.empty(n, np.float32), np.empty(n, np.int32)
     room = (np.empty(n * k, np.float32), np.empty(n * k, kind), np.empty(n * k, kind))
-    out = (row_room[0], *room, row_room[1])
+    out = (ends, *room, amount, number)
 
     def work(first: int, last: int) -> tuple[slice, slice, float, F64]:
-        load = np.zeros(s + 1)
-        m, e, cost = _prune(rows, price, contested, window, slot, out, load, first, last)
+        load = np.zeros(len(contested))
+        m, e, cost = _prune(rows, price, contested, window, slot, out, at, load, first, last)
         return slice(first, first + m), slice(first * k, first * k + e), cost, load
 
     parts = crew.each(n, work)
     start, reached = [np.zeros(1, np.int64)], 0
     for mine, entries, _, _ in parts:
-        start.append(row_room[0][mine] + reached)
+        start.append(ends[mine] + reached)
         reached += entries.stop - entries.start
     cost, pop, link = (np.concatenate([x[part[1]] for part in parts]) for x in room)
+    load = np.sum([part[3] for part in parts], axis=0)
     return Pruned(
         np.flatnonzero(contested),
         np.concatenate(start),
         cost,
         pop,
         link,
-        np.concatenate([row_room[1][part[0]] for part in parts]),
-        np.sum([part[3] for part in parts], axis=0),
+        np.concatenate([amount[part[0]] for part in parts]),
+        np.concatenate([number[part[0]] for part in parts]),
+        at,
+        load,
+        np.bincount(slot, load, s + 1).astype(np.float64),
         sum(part[2] for part in parts),
     )

@@ -4,7 +4,8 @@ Rows choose their cheapest priced candidate; those that hesitate are rounded one
 a fixed number of the row, so that the same prices give the same choice. What is too full then
 lets go of the rows that lose least, and what has room left takes the rows that gain most.
 
-The pass over all rows also gives what they pay, exact: the certificate is made of that.
+What rows pay is summed on the way, exact: the certificate is made of that. Rows that pruning has
+settled are known already; of the others there are few.
 """
 
 import math
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from aggregator.market import F32, F64, Arrays, Crew, Ints, Market
 from aggregator.newton import OVERFLOW_US, supply
+from aggregator.pruning import Pruned
 from popsteer.kernel import kernel
 
 CUTOFF = 7.0
@@ -41,6 +43,8 @@ class Rounded:
     """[r]"""
     value: float
     """Demand times the cheapest priced cost, summed; less what the supply is paid, a bound."""
+    open: Ints
+    """The rows that hesitate between candidates, or might soon."""
 
 
 @kernel
@@ -51,6 +55,7 @@ def _choose(
     demand: F32,
     price: F64,
     temperature: float,
+    rows: Ints,
     at: Ints,
     load: F64,
     first: int,
@@ -61,7 +66,7 @@ def _choose(
     priced = np.empty(k)
     cutoff = CUTOFF * temperature
     value = 0.0
-    for i in range(first, last):
+    for i in rows[first:last]:
         best = np.inf
         chosen = 0
         for c in range(k):
@@ -98,17 +103,33 @@ def _choose(
 
 def choose(market: Market, price_us: F64, temperature_us: float, crew: Crew) -> Rounded:
     """What each row takes at these prices, and what the rows would pay."""
-    at = np.empty(len(market), np.int16)
-    arrays = (market.cost_us, market.pop, market.link, market.demand)
+    rows = np.arange(len(market), dtype=np.int32)
+    none = Rounded(np.empty(len(market), np.int16), np.zeros(len(market.capacity)), 0.0, rows)
+    return _chosen(market, none, price_us, temperature_us, crew)
+
+
+def choose_open(
+    market: Market, pruned: Pruned, price_us: F64, temperature_us: float, crew: Crew
+) -> Rounded:
+    """The same, exact as long as no price has left its box since the market was pruned."""
+    settled = pruned.settled_cost + float(pruned.load @ price_us)
+    settled_rows = Rounded(pruned.at, pruned.load, settled, pruned.row)
+    return _chosen(market, settled_rows, price_us, temperature_us, crew)
+
+
+def _chosen(
+    market: Market, rest: Rounded, price_us: F64, temperature_us: float, crew: Crew
+) -> Rounded:
+    """With the choices of the open rows added to those of the rest."""
+    arrays = (market.cost_us, market.pop, market.link, market.demand, price_us, temperature_us)
 
     def work(first: int, last: int) -> tuple[float, F64]:
         load = np.zeros(len(market.capacity))
-        return _choose(*arrays, price_us, temperature_us, at, load, first, last), load
+        return _choose(*arrays, rest.open, rest.at, load, first, last), load
 
-    parts = crew.each(len(market), work)
-    load: F64 = np.sum([part[1] for part in parts], axis=0)
-    value = sum(part[0] for part in parts)
-    return Rounded(at, load, value)
+    parts = crew.each(len(rest.open), work)
+    load: F64 = rest.load + np.sum([part[1] for part in parts], axis=0)
+    return Rounded(rest.at, load, rest.value + sum(part[0] for part in parts), rest.open)
 
 
 @kernel
@@ -141,6 +162,7 @@ def _scan(
     at: Ints,
     load: F64,
     open_to: F64,
+    rows: Ints,
     row: Ints,
     key: F32,
     first: int,
@@ -152,7 +174,7 @@ def _scan(
     """
     cost, pop, link, _ = market
     count = first
-    for i in range(first, last):
+    for i in rows[first:last]:
         k = at[i]
         p, q = pop[i, k], link[i, k]
         if relief and not over[p] and not over[q]:
@@ -261,22 +283,26 @@ def repair(market: Market, rounded: Rounded, price_us: F64, crew: Crew) -> None:
 
 
 def _make_fit(market: Market, rounded: Rounded, price_us: F64, crew: Crew) -> None:
+    """Rows that hesitate are moved first; the others only when those cannot make it fit."""
     room = supply(market.capacity, price_us)
     price = price_us.astype(np.float32)
     free: F32 = np.zeros_like(price)
     enough = ENOUGH_MOVES * len(market) ** 0.8
     short = bool((price_us > OVERFLOW_US).any())
+    rows = rounded.open
     for number in range(2 if short else PASSES_MAX):
         over = rounded.load > room * FULL
         push = number >= 2 and number % 2 == 0
         relieved = gained = 0
+        if number and over.any():
+            rows = np.arange(len(market), dtype=np.int32)
         if over.any():
             open_to = np.where(over, room, np.inf) if push else room
             relief = _Relief(over, careful=number == 0)
-            relieved = _pass(market, rounded, price, room, open_to, crew, relief)
+            relieved = _pass(market, rounded, rows, price, room, open_to, crew, relief)
         if not (push and relieved):
-            gained = _pass(market, rounded, free, room, room, crew, None)
-        if not relieved and gained < enough and not (number == 1 and over.any()):
+            gained = _pass(market, rounded, rows, free, room, room, crew, None)
+        if not relieved and gained < enough and not (number <= 1 and over.any()):
             return
 
 
@@ -293,6 +319,7 @@ class _Relief:
 def _pass(
     market: Market,
     rounded: Rounded,
+    rows: Ints,
     price: F32,
     room: F64,
     open_to: F64,
@@ -303,16 +330,16 @@ def _pass(
     arrays = (market.cost_us, market.pop, market.link, market.demand)
     at, load = rounded.at, rounded.load
     over = np.zeros(len(room), np.bool_) if relief is None else relief.over
-    row, key = np.empty(len(market), np.int32), np.empty(len(market), np.float32)
+    row, key = np.empty(len(rows), np.int32), np.empty(len(rows), np.float32)
     out = relief is not None
 
     def scan(first: int, last: int) -> slice:
-        count = _scan(arrays, price, out, over, at, load, open_to, row, key, first, last)
+        count = _scan(arrays, price, out, over, at, load, open_to, rows, row, key, first, last)
         return slice(first, first + count)
 
-    parts = crew.each(len(market), scan)
-    rows = np.concatenate([row[part] for part in parts])
+    parts = crew.each(len(rows), scan)
+    movers = np.concatenate([row[part] for part in parts])
     keys = np.concatenate([key[part] for part in parts])
-    order = rows[np.argsort(keys, kind="stable")]
+    order = movers[np.argsort(keys, kind="stable")]
     careful = relief is not None and relief.careful
     return int(_move(arrays, price, out, careful, at, load, room, open_to, order))
