@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator import exact
-from aggregator.market import DEAR_US, F32, F64, Crew, Ints, Market, crew, resource_numbers
+from aggregator.market import DEAR_US, F32, F64, Arrays, Crew, Ints, Market, crew, resource_kind
 from aggregator.newton import level, overflow_cost, paid, supply
 from aggregator.prices import clear, seek
-from aggregator.rounding import choose
 from aggregator.solve import NOWHERE, Assignment, Problem, piece_counts
 from popsteer.kernel import kernel
 
@@ -24,6 +23,8 @@ EXACT_ROWS_MAX = 20_000
 EXACT_SHORT_ROWS_MAX = 2_000
 """The same when not all demand fits: every resource has a price then, and pieces of overflow."""
 REVERT_PASSES_MAX = 4
+REST_MIN = 1e-6
+"""Of a prefix, what is less than this is not new."""
 DEMAND_MIN = 1e-9
 """Of the mean demand: what a prefix counts for that nobody asked for."""
 
@@ -43,7 +44,7 @@ class _Offer:
 
 def optimum(problem: Problem) -> Assignment:
     """The least cost, exact or near it, with the prices and the lower bound that show it."""
-    usable = np.isfinite(problem.cost_us.min(axis=1, initial=np.inf))
+    usable = _usable(problem.cost_us)
     p = len(problem.capacity_bps)
     if not usable.any():
         nothing = np.zeros(problem.cost_us.shape)
@@ -52,11 +53,9 @@ def optimum(problem: Problem) -> Assignment:
     with crew() as workers:
         offer, share, price = _solve(problem, usable, capacity, workers)
         share = _with_few_moves(problem, offer, share, price)
-        least = _least(problem, usable, capacity, price, workers)
-    n, k = problem.cost_us.shape
-    where = offer.row[:, None] * k + np.arange(k)
-    part = (share * offer.part[:, None]).ravel()
-    whole = np.asarray(np.bincount(where.ravel(), part, n * k), np.float64).reshape(n, k)
+        least = _least(problem, capacity, price, workers)
+    whole = np.zeros(problem.cost_us.shape)
+    _put_together(offer.row, offer.part, share, whole)
     load = _load(offer.market, share)
     bound = least - overflow_cost(capacity, load)
     return Assignment(
@@ -66,6 +65,27 @@ def optimum(problem: Problem) -> Assignment:
         bound / float(offer.market.demand.sum(dtype=np.float64)),
         price[p:-1],
     )
+
+
+@kernel
+def _usable(cost: F64) -> NDArray[np.bool_]:
+    """[n], prefixes with a candidate that can be used."""
+    n, k = cost.shape
+    usable = np.zeros(n, np.bool_)
+    for i in range(n):
+        for c in range(k):
+            if cost[i, c] < np.inf:
+                usable[i] = True
+                break
+    return usable
+
+
+@kernel
+def _put_together(row: Ints, part: F64, share: F64, whole: F64) -> None:
+    """Adds up the parts of each prefix."""
+    for j in range(len(row)):
+        for c in range(share.shape[1]):
+            whole[row[j], c] += part[j] * share[j, c]
 
 
 def _capacity(problem: Problem) -> F64:
@@ -81,14 +101,14 @@ def _solve(
     warm = _warm(problem, capacity)
     rows = np.count_nonzero(usable)
     if rows <= EXACT_ROWS_MAX:
-        offer = _offer(problem, usable, capacity, cut=False)
+        offer = _offer(problem, usable, capacity, workers, cut=False)
         if rows <= EXACT_SHORT_ROWS_MAX or not level(offer.market).any():
             price, _ = seek(offer.market, workers, warm)
             solved = exact.solve(offer.market, price)
             if solved is not None:
                 return offer, solved.share, solved.price_us
             warm = price
-    offer = _offer(problem, usable, capacity, cut=True)
+    offer = _offer(problem, usable, capacity, workers, cut=True)
     cleared = clear(offer.market, workers, warm)
     share = np.zeros(offer.market.cost_us.shape)
     share[np.arange(len(share)), cleared.at] = 1.0
@@ -103,30 +123,95 @@ def _warm(problem: Problem, capacity: F64) -> F64 | None:
     return np.concatenate([problem.warm_us, known, [0.0]])
 
 
-def _offer(problem: Problem, usable: NDArray[np.bool_], capacity: F64, *, cut: bool) -> _Offer:
+def _offer(
+    problem: Problem, usable: NDArray[np.bool_], capacity: F64, workers: Crew, *, cut: bool
+) -> _Offer:
     """One row for each POP that a prefix is at; cut also into pieces that are not too large."""
-    row, present, part = _parts(problem, usable)
-    if cut:
-        count = np.maximum(np.ceil(piece_counts(problem)[row] * part - 1e-9), 1).astype(np.int64)
-        row, present, part = (np.repeat(x, count) for x in (row, present, part / count))
-    k = problem.cost_us.shape[1]
-    stays = (present == NOWHERE)[:, None] | (present[:, None] == np.arange(k))
-    cost = problem.cost_us[row] + np.where(stays, 0.0, problem.move_us[row])
-    demand = _demand(problem)[row] * part
-    return _Offer(_market(problem, row, cost, demand, capacity), row, present, part)
+    pieces = piece_counts(problem) if cut else np.ones(len(usable), np.int64)
+    nothing = np.zeros(0, np.int32), np.zeros(0, np.int16), np.zeros(0)
+    m = _cut(problem.present, usable, pieces, *nothing)
+    row, present, part = np.empty(m, np.int32), np.empty(m, np.int16), np.empty(m)
+    _cut(problem.present, usable, pieces, row, present, part)
+    shape = m, problem.cost_us.shape[1]
+    kind = resource_kind(len(capacity))
+    arrays = (
+        np.empty(shape, np.float32),
+        np.empty(shape, kind),
+        np.empty(shape, kind),
+        np.empty(m, np.float32),
+    )
+    link = np.full((1, shape[1]), NOWHERE) if problem.link is None else problem.link
+    given = (problem.cost_us, problem.move_us, problem.pop, link, _demand(problem))
+    first = len(problem.capacity_bps)
+
+    def work(begin: int, end: int) -> None:
+        _fill(given, row, present, part, first, len(capacity) - 1, arrays, begin, end)
+
+    workers.each(m, work)
+    return _Offer(Market(*arrays, capacity), row, present, part)
 
 
-def _parts(problem: Problem, usable: NDArray[np.bool_]) -> tuple[Ints, Ints, F64]:
-    """Prefix, present candidate and share of each part; what is nowhere yet is a part, too."""
-    row, present = np.nonzero((problem.present > 0) & usable[:, None])
-    rest = 1 - problem.present.sum(axis=1)
-    new = np.flatnonzero(usable & (rest > 1e-6))
-    rows = np.concatenate([row, new])
-    columns = np.concatenate([present, np.full(len(new), NOWHERE)])
-    part = np.concatenate([problem.present[row, present], rest[new]])
-    order = np.argsort(rows, kind="stable")
-    whole = np.bincount(rows, part, len(usable))
-    return rows[order], columns[order], (part / whole[rows])[order]
+@kernel
+def _cut(
+    present: F64,
+    usable: NDArray[np.bool_],
+    pieces: Ints,
+    row: Ints,
+    at: Ints,
+    part: F64,
+) -> int:
+    """Prefix, present candidate and share of each piece, as far as there is room for them.
+
+    What is nowhere yet is a part, too. Gives how many pieces there are.
+    """
+    n, k = present.shape
+    filled = 0
+    for i in range(n):
+        if not usable[i]:
+            continue
+        held = 0.0
+        for c in range(k):
+            held += present[i, c]
+        rest = 1 - held if 1 - held > REST_MIN else 0.0
+        for c in range(k + 1):
+            share = (present[i, c] if c < k else rest) / (held + rest)
+            if share <= 0:
+                continue
+            count = max(int(np.ceil(pieces[i] * share - 1e-9)), 1)
+            for j in range(filled, min(filled + count, len(row))):
+                row[j] = i
+                at[j] = c if c < k else NOWHERE
+                part[j] = share / count
+            filled += count
+    return filled
+
+
+@kernel
+def _fill(
+    given: tuple[F64, F64, Ints, Ints, F64],
+    row: Ints,
+    present: Ints,
+    part: F64,
+    first_link: int,
+    nothing: int,
+    into: Arrays,
+    first: int,
+    last: int,
+) -> None:
+    """Rows of a market: costs with what moving costs, and numbers of resources."""
+    cost, move, pop, link, demand = given
+    into_cost, into_pop, into_link, into_demand = into
+    for j in range(first, last):
+        i = row[j]
+        linked = len(link) == len(cost)
+        for c in range(cost.shape[1]):
+            moving = present[j] != NOWHERE and present[j] != c
+            own = cost[i, c] + (move[i, c] if moving else 0.0)
+            into_cost[j, c] = min(own, DEAR_US)
+            into_pop[j, c] = max(pop[i, c], 0)
+            through = link[i, c] if linked else NOWHERE
+            into_link[j, c] = first_link + through if through != NOWHERE else nothing
+        into_demand[j] = demand[i] * part[j]
 
 
 def _demand(problem: Problem) -> F64:
@@ -134,33 +219,55 @@ def _demand(problem: Problem) -> F64:
     return np.maximum(problem.demand_bps, DEMAND_MIN * mean)
 
 
-def _market(problem: Problem, row: Ints, cost: F64, demand: F64, capacity: F64) -> Market:
-    nothing = len(capacity) - 1
-    pop = np.maximum(problem.pop, 0)
-    link = np.full(pop.shape, nothing)
-    if problem.link is not None:
-        first = len(problem.capacity_bps)
-        link = np.where(problem.link >= 0, first + problem.link, nothing)
-    pops, links = (resource_numbers(number[row], len(capacity)) for number in (pop, link))
-    dear: F32 = np.minimum(cost, float(DEAR_US)).astype(np.float32)
-    return Market(dear, pops, links, demand.astype(np.float32), capacity)
-
-
-def _least(
-    problem: Problem, usable: NDArray[np.bool_], capacity: F64, price: F64, workers: Crew
-) -> float:
+def _least(problem: Problem, capacity: F64, price: F64, workers: Crew) -> float:
     """The dual value without what moving costs: the bound holds for those who may move freely."""
-    row = np.flatnonzero(usable)
-    market = _market(problem, row, problem.cost_us[row], _demand(problem)[row], capacity)
-    return choose(market, price, 1.0, workers).value - paid(capacity, price)
+    p, link = len(problem.capacity_bps), problem.link
+    at_link = np.full((1, problem.pop.shape[1]), NOWHERE) if link is None else link
+    given = (problem.cost_us, problem.pop, at_link, _demand(problem))
+
+    def work(first: int, last: int) -> float:
+        return _cheapest(given, price[:p], price[p:], first, last)
+
+    return sum(workers.each(len(problem.pop), work)) - paid(capacity, price)
+
+
+@kernel
+def _cheapest(
+    given: tuple[F64, Ints, Ints, F64], pop_us: F64, link_us: F64, first: int, last: int
+) -> float:
+    """Demand times the cheapest priced cost, summed."""
+    cost, pop, link, demand = given
+    linked = len(link) == len(cost)
+    value = 0.0
+    for i in range(first, last):
+        best = np.inf
+        for c in range(cost.shape[1]):
+            if cost[i, c] >= best:  # No price makes it cheaper.
+                continue
+            priced = cost[i, c] + pop_us[pop[i, c]]
+            if linked and link[i, c] != NOWHERE:
+                priced += link_us[link[i, c]]
+            best = min(best, priced)
+        if best < np.inf:
+            value += demand[i] * best
+    return value
 
 
 def _load(market: Market, share: F64) -> F64:
     """[r]."""
-    r = len(market.capacity)
-    amount = (share * market.demand[:, None]).ravel()
-    load = np.bincount(market.pop.ravel(), amount, r)
-    return np.asarray(load + np.bincount(market.link.ravel(), amount, r), np.float64)
+    load = np.zeros(len(market.capacity))
+    _add_up(market.pop, market.link, market.demand, share, load)
+    return load
+
+
+@kernel
+def _add_up(pop: Ints, link: Ints, demand: F32, share: F64, load: F64) -> None:
+    """The load of shares."""
+    for i in range(len(demand)):
+        for c in range(share.shape[1]):
+            if share[i, c] > 0:
+                load[pop[i, c]] += share[i, c] * demand[i]
+                load[link[i, c]] += share[i, c] * demand[i]
 
 
 def _with_few_moves(problem: Problem, offer: _Offer, share: F64, price: F64) -> F64:
@@ -168,31 +275,51 @@ def _with_few_moves(problem: Problem, offer: _Offer, share: F64, price: F64) -> 
 
     What has to leave a POP or link that is too full moves for need, not for gain.
     """
-    market = offer.market
-    mine = np.maximum(offer.present, 0)
-    line = np.arange(len(mine))
-    able = (offer.present != NOWHERE) & (market.cost_us[line, mine] < DEAR_US)
-    moved = np.where(able, market.demand * (1 - share[line, mine]), 0.0)
-    before = np.zeros(share.shape)
-    before[line[able], mine[able]] = 1.0
-    need = float(np.maximum(_load(market, before) - market.capacity, 0.0).sum())
+    market, n = offer.market, len(offer.present)
+    arrays = (market.cost_us, market.pop, market.link, market.demand)
+    moved, gain = np.zeros(n), np.zeros(n)
+    before = np.zeros(len(market.capacity))
+    _weigh(arrays, price, offer.present, share, moved, gain, before)
+    need = float(np.maximum(before - market.capacity, 0.0).sum())
     allowed = need + problem.move_share_max * float(market.demand.sum(dtype=np.float64))
     excess = float(moved.sum()) - allowed
     if excess <= 0:
         return share
-    priced = market.cost_us + (price[market.pop] + price[market.link])
-    gain = priced[line, mine] - (priced * share).sum(axis=1)
     movers = np.flatnonzero(moved > 0)
     order = movers[np.argsort(gain[movers], kind="stable")]
     share, load = share.copy(), _load(market, share)
-    arrays = (market.pop, market.link, market.demand)
     room = supply(market.capacity, price)
     for _ in range(REVERT_PASSES_MAX):
-        left = _take_back(arrays, order, offer.present, room, share, load, excess)
+        left = _take_back(arrays[1:], order, offer.present, room, share, load, excess)
         if left <= 0 or left == excess:
             break
         excess = left
     return share
+
+
+@kernel
+def _weigh(
+    market: Arrays,
+    price: F64,
+    present: Ints,
+    share: F64,
+    moved: F64,
+    gain: F64,
+    before: F64,
+) -> None:
+    """Of each row, the demand that moves for gain and what it gains, and the load without moves."""
+    cost, pop, link, demand = market
+    for i in range(len(demand)):
+        here = present[i]
+        if here == NOWHERE or cost[i, here] >= DEAR_US:
+            continue
+        before[pop[i, here]] += demand[i]
+        before[link[i, here]] += demand[i]
+        moved[i] = demand[i] * (1 - share[i, here])
+        gain[i] = cost[i, here] + (price[pop[i, here]] + price[link[i, here]])
+        for c in range(share.shape[1]):
+            if share[i, c] > 0:
+                gain[i] -= share[i, c] * (cost[i, c] + (price[pop[i, c]] + price[link[i, c]]))
 
 
 @kernel

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.backups import backups
 from aggregator.candidates import Candidates
-from aggregator.solve import NOWHERE, Assignment, Problem, backups
+from aggregator.market import crew
+from aggregator.solve import NOWHERE, Assignment, Problem
 from popsteer.kernel import kernel
 from popsteer.names import Net, Plen, Prefix
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, SHARE_WHOLE
@@ -66,17 +68,6 @@ def ranked_rows(considered: Candidates, problem: Problem, assignment: Assignment
     cannot be used stand last.
     """
     n = len(considered)
-    share = whole_shares(assignment.share)
-    worth = considered.cost_us + assignment.price_us[np.maximum(considered.pop, 0)]
-    best = np.full((n, CANDIDATES_MAX), NOWHERE, np.int64)
-    _rank(
-        considered.pop,
-        np.where(np.isfinite(problem.cost_us), worth, np.inf),
-        considered.cost_us,
-        share,
-        backups(problem, assignment),
-        best,
-    )
     rows = Rows8(
         np.full((n, CANDIDATES_MAX), NO_POP, np.uint16),
         np.zeros((n, CANDIDATES_MAX), np.uint8),
@@ -84,63 +75,68 @@ def ranked_rows(considered: Candidates, problem: Problem, assignment: Assignment
         np.zeros(0, np.uint64),
         np.zeros(0, np.uint8),
     )
-    _write(best, considered.pop, share, considered.rtt_us, rows.pop, rows.share, rows.rtt)
+    into = (rows.pop, rows.share, rows.rtt)
+    costs = (considered.cost_us, problem.cost_us, considered.rtt_us)
+    with crew() as workers:
+        backup = backups(problem, assignment, workers)
+
+        def rank(first: int, last: int) -> None:
+            share = whole_shares(assignment.share[first:last])
+            _rank(considered.pop, costs, assignment.price_us, share, backup, into, first)
+
+        workers.each(n, rank)
     return rows
 
 
 @kernel
-def _rank(pop: Ints, worth_us: F64, cost_us: F64, share: Ints, backup: Ints, best: Ints) -> None:
-    """The columns of the eight best of each row, by selection; infinite worth is unusable."""
-    n, k = pop.shape
-    taken = np.zeros(k, np.bool_)
-    for row in range(n):
-        taken[:] = False
-        for rank in range(min(k, best.shape[1])):
-            top = -1
-            for c in range(k):
-                if taken[c] or pop[row, c] == NOWHERE:
-                    continue
-                if top < 0:
-                    top = c
-                elif share[row, c] != share[row, top]:
-                    if share[row, c] > share[row, top]:
-                        top = c
-                elif (c == backup[row]) != (top == backup[row]):
-                    if c == backup[row]:
-                        top = c
-                elif worth_us[row, c] != worth_us[row, top]:
-                    if worth_us[row, c] < worth_us[row, top]:
-                        top = c
-                elif cost_us[row, c] < cost_us[row, top]:
-                    top = c
-            if top < 0:
-                break
-            taken[top] = True
-            best[row, rank] = top
-
-
-@kernel
-def _write(
-    best: Ints,
+def _rank(
     pop: Ints,
-    share: Ints,
-    rtt_us: F64,
-    into_pop: NDArray[np.uint16],
-    into_share: NDArray[np.uint8],
-    into_rtt: NDArray[np.uint16],
+    costs: tuple[F64, F64, F64],
+    price_us: F64,
+    share: NDArray[np.int16],
+    backup: NDArray[np.int16],
+    into: tuple[NDArray[np.uint16], NDArray[np.uint8], NDArray[np.uint16]],
+    first: int,
 ) -> None:
-    """The columns of a table, from the columns chosen."""
-    for row in range(len(best)):
-        whole = 0
-        for rank in range(best.shape[1]):
-            column = best[row, rank]
-            if column == NOWHERE:
-                break
-            into_pop[row, rank] = pop[row, column]
-            into_share[row, rank] = share[row, column]
-            whole += share[row, column]
-            if np.isfinite(rtt_us[row, column]):
-                tenths = min(max(rtt_us[row, column] / TENTH_MS_US, 0.0), NO_RTT - 1.0)
+    """Writes the rows of a table from `first` on, for which there are shares.
+
+    Shares decide, then who is the backup, then the worth; infinite worth is unusable.
+    """
+    cost, usable, rtt = costs
+    into_pop, into_share, into_rtt = into
+    k = pop.shape[1]
+    ranked, grade, worth = np.empty(k, np.int64), np.empty(k, np.int64), np.empty(k)
+    for row in range(first, first + len(share)):
+        filled, whole = 0, 0
+        for c in range(k):
+            if pop[row, c] == NOWHERE:
+                continue
+            whole += share[row - first, c]
+            grade[c] = 2 * share[row - first, c] + (c == backup[row])
+            worth[c] = np.inf
+            if usable[row, c] < np.inf:
+                worth[c] = cost[row, c] + price_us[pop[row, c]]
+            at = filled
+            while at > 0:
+                other = ranked[at - 1]
+                if grade[c] != grade[other]:
+                    ahead = grade[c] > grade[other]
+                elif worth[c] != worth[other]:
+                    ahead = worth[c] < worth[other]
+                else:
+                    ahead = cost[row, c] < cost[row, other]
+                if not ahead:
+                    break
+                ranked[at] = other
+                at -= 1
+            ranked[at] = c
+            filled += 1
+        for rank in range(min(filled, into_pop.shape[1])):
+            c = ranked[rank]
+            into_pop[row, rank] = pop[row, c]
+            into_share[row, rank] = share[row - first, c]
+            if np.isfinite(rtt[row, c]):
+                tenths = min(max(rtt[row, c] / TENTH_MS_US, 0.0), NO_RTT - 1.0)
                 into_rtt[row, rank] = np.uint16(np.rint(tenths))
         # A row in which nothing is usable still names its fastest POP: the resolver may know
         # better.
@@ -148,15 +144,15 @@ def _write(
             into_share[row, 0] = SHARE_WHOLE
 
 
-def whole_shares(share: F64) -> Ints:
+def whole_shares(share: F64) -> NDArray[np.int16]:
     """255ths that add up to 255, by largest remainders; at most eight candidates keep a share."""
-    whole = np.zeros(share.shape, np.int64)
+    whole = np.zeros(share.shape, np.int16)
     _round_shares(share, whole)
     return whole
 
 
 @kernel
-def _round_shares(share: F64, whole: Ints) -> None:
+def _round_shares(share: F64, whole: NDArray[np.int16]) -> None:
     n, k = share.shape
     exact = np.zeros(k)
     for row in range(n):

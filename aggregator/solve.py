@@ -12,7 +12,7 @@ for it. Everything is deterministic: ties go to the lower number. Costs are micr
 infinite where a POP cannot serve.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,6 @@ OVERFLOW_STEP = 1.03
 """By how much all capacities are stretched at a time to place what does not fit."""
 OVERFLOW_STEPS_MAX = 120
 """Up to 35 times the capacity; what is left then takes the fastest."""
-BACKUP_SLACK = 1.3
-"""How much more room than demand the backups share, so that near ones are mostly had."""
-BACKUP_FLOOR = 0.02
-"""Share of its capacity that even a full POP can back up with."""
 NOWHERE = -1
 
 F64 = NDArray[np.float64]
@@ -306,34 +302,6 @@ def piece_counts(problem: Problem) -> Ints:
     wanted = problem.demand_bps[heavy] / (PIECE_SHARE * smallest)
     counts[heavy] = np.clip(np.ceil(wanted), 1, PIECES_MAX).astype(np.int64)
     return counts
-
-
-def backups(problem: Problem, solved: Assignment) -> Ints:
-    """[n], the candidate that takes a prefix over when its main POP sheds or dies.
-
-    Prefixes are spread over the capacity that is left in proportion, so that what one POP gives
-    up does not fall on one other; NOWHERE where there is no second candidate.
-    """
-    n = len(problem.demand_bps)
-    main = solved.share.argmax(axis=1)
-    cost = problem.cost_us.copy()
-    cost[np.arange(n), main] = np.inf
-    finite = np.isfinite(problem.capacity_bps)
-    spare = np.maximum(problem.capacity_bps - solved.load_bps, 0.0)
-    spare += BACKUP_FLOOR * np.where(finite, problem.capacity_bps, 0.0)
-    # Not all POPs fail at once: the proportions count, so the spare is stretched to hold all.
-    total = float(spare[finite & reached_pops(problem)].sum())
-    stretch = BACKUP_SLACK * max(problem.demand_bps.sum() / total, 1.0) if total else 1.0
-    second = greedy(
-        replace(
-            problem,
-            cost_us=cost,
-            capacity_bps=np.where(finite, spare * stretch, np.inf),
-            present=np.zeros_like(cost),
-        )
-    )
-    found: Ints = np.where(second.share.any(axis=1), second.share.argmax(axis=1), NOWHERE)
-    return found
 
 
 def reached_pops(problem: Problem) -> NDArray[np.bool_]:

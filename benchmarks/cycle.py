@@ -15,14 +15,16 @@ import numpy as np
 import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from aggregator.backups import backups
 from aggregator.compare import answers
 from aggregator.histogram import LOST, bucket_value_us
+from aggregator.market import crew
 from aggregator.merge import RttWindow, rtt_windows
 from aggregator.partials import RttPartial, decode, window_prefix
 from aggregator.planner import Planner
 from aggregator.policy import POLICIES, Policy
 from aggregator.prefixes import Prefixes
-from aggregator.solve import Assignment, Problem, backups
+from aggregator.solve import Assignment, Problem
 from benchmarks.cycle_world import T0_MS, WINDOW_MS, WINDOWS_A_ROUND, CycleWorld
 from benchmarks.figure import Figure
 from popsteer.samples import Kind
@@ -81,7 +83,8 @@ class TimedPolicy:
         """The policy's assignment."""
         solved: list[Assignment] = []
         self.spent = Stopwatch().time(lambda: solved.append(self._solve(problem)))
-        self.extra = Stopwatch().time(lambda: backups(problem, solved[0]))
+        with crew() as workers:
+            self.extra = Stopwatch().time(lambda: backups(problem, solved[0], workers))
         return solved[0]
 
 

@@ -5,14 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from aggregator.backups import backups
 from aggregator.candidates import Candidates, candidates
 from aggregator.compare import Answers, answers, moved, present_shares, rows_of
 from aggregator.estimate import Estimates
 from aggregator.evidence import evidence_of
 from aggregator.inference import Surroundings
+from aggregator.market import crew
 from aggregator.prefixes import Prefixes
 from aggregator.rows import ranked_rows, whole_shares
-from aggregator.solve import NOWHERE, Assignment, Problem, backups
+from aggregator.solve import NOWHERE, Assignment, Problem
 from popsteer.names import Prefix, prefix_arrays, prefixes_of
 from popsteer.table import NO_POP, Table, TableMeta, build
 
@@ -118,7 +120,9 @@ def test_rows_rank_by_share_then_backup_then_priced_cost(seed: int) -> None:
 
     rows = ranked_rows(found, problem, solved)
 
-    share, backup = whole_shares(solved.share), backups(problem, solved)
+    share = whole_shares(solved.share)
+    with crew() as workers:
+        backup = backups(problem, solved, workers)
     for i in range(len(found)):
         columns = [c for c in range(found.pop.shape[1]) if found.pop[i, c] != NOWHERE]
         ranked = sorted(

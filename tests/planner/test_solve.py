@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.solve import NOWHERE, Problem, backups, greedy, piece_counts
+from aggregator.backups import backups
+from aggregator.market import crew
+from aggregator.solve import NOWHERE, Problem, greedy, piece_counts
 
 
 def random_problem(
@@ -185,7 +187,8 @@ def test_backups_spread_over_the_room_that_is_left() -> None:
     capacity = np.array([100.0, 10.0, 100.0, 100.0])
     problem = Problem(pop, cost, np.zeros((n, 4)), np.ones(n), capacity, np.zeros((n, 4)))
 
-    backup = backups(problem, greedy(problem))
+    with crew() as workers:
+        backup = backups(problem, greedy(problem), workers)
 
     given_bps = np.bincount(backup, minlength=4)
     assert given_bps[0] == 0
@@ -247,4 +250,5 @@ def test_an_overload_is_spread_over_who_is_left_and_found_at_once() -> None:
     assert np.allclose(solved.share.sum(axis=1), 1)
     assert solved.load_bps[~up].sum() == 0
     assert used.max() < 1.15 * used.mean()
-    assert (backups(problem, solved) >= 0).all()
+    with crew() as workers:
+        assert (backups(problem, solved, workers) >= 0).all()
