@@ -62,7 +62,7 @@ VITALS = (
     _aggregator("behind_seconds", "Behind", "Seconds"),
     _aggregator("watermark_age_seconds", "WatermarkAge", "Seconds"),
     Vital("popsteer_dns_faults_total", "DnsFaults", "Count"),
-    Vital("popsteer_dns_table_refused_total", "DnsRefused", "Count", ("reason",)),
+    Vital("popsteer_dns_table_refused_total", "DnsRefused", "Count"),
 )
 _BY_SAMPLE = {vital.sample: vital for vital in VITALS}
 

@@ -15,6 +15,12 @@ locals {
   list_bucket = { Effect = "Allow", Action = ["s3:ListBucket"], Resource = [local.objects] }
   encrypt     = { Effect = "Allow", Action = ["kms:GenerateDataKey"], Resource = [aws_kms_key.popsteer.arn] }
   decrypt     = { Effect = "Allow", Action = ["kms:Decrypt"], Resource = [aws_kms_key.popsteer.arn] }
+  tell = {
+    Effect    = "Allow"
+    Action    = ["cloudwatch:PutMetricData"]
+    Resource  = ["*"] # CloudWatch knows no resources, only namespaces
+    Condition = { StringEquals = { "cloudwatch:namespace" = [var.namespace] } }
+  }
   put_records = ["kinesis:PutRecord", "kinesis:PutRecords", "kinesis:ListShards", "kinesis:DescribeStreamSummary"]
   get_records = [
     "kinesis:DescribeStream", "kinesis:DescribeStreamSummary", "kinesis:ListShards",
@@ -25,7 +31,7 @@ locals {
     probe = [
       { Effect = "Allow", Action = local.put_records, Resource = values(local.streams_arn) },
       { Effect = "Allow", Action = ["s3:GetObject"], Resource = ["${local.objects}/plan/*"] },
-      local.list_bucket, local.encrypt, local.decrypt,
+      local.list_bucket, local.encrypt, local.decrypt, local.tell,
     ]
     aggregate = [
       { Effect = "Allow", Action = local.get_records, Resource = values(local.streams_arn) },
@@ -38,14 +44,8 @@ locals {
         ]
         Resource = local.lease_tables
       },
-      {
-        Effect    = "Allow"
-        Action    = ["cloudwatch:PutMetricData"]
-        Resource  = ["*"] # CloudWatch knows no resources, only namespaces
-        Condition = { StringEquals = { "cloudwatch:namespace" = values(local.streams)[*].name } }
-      },
       { Effect = "Allow", Action = ["s3:GetObject", "s3:PutObject"], Resource = ["${local.objects}/partials/*"] },
-      local.list_bucket, local.encrypt, local.decrypt,
+      local.list_bucket, local.encrypt, local.decrypt, local.tell,
     ]
     plan = [
       {
@@ -63,7 +63,7 @@ locals {
         Action   = ["s3:DeleteObject"] # beyond the newest few hundred
         Resource = [for name in ["tables", "evidence"] : "${local.objects}/${name}/*"]
       },
-      local.list_bucket, local.encrypt, local.decrypt,
+      local.list_bucket, local.encrypt, local.decrypt, local.tell,
     ]
     serve = [
       { Effect = "Allow", Action = local.put_records, Resource = [local.streams_arn["bulk"]] },
@@ -72,7 +72,7 @@ locals {
         Action   = ["s3:GetObject"]
         Resource = [for name in ["tables", "state"] : "${local.objects}/${name}/*"]
       },
-      local.list_bucket, local.encrypt, local.decrypt,
+      local.list_bucket, local.encrypt, local.decrypt, local.tell,
     ]
     # Also what an operator's commands need: drain, pin, cap and freeze write orders.
     console = [

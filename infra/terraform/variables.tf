@@ -64,6 +64,18 @@ variable "evidence_days" {
   default     = 14
 }
 
+variable "namespace" {
+  description = "CloudWatch namespace that the processes tell their metrics under; [telemetry] namespace."
+  type        = string
+  default     = "popsteer"
+}
+
+variable "alarm_topics" {
+  description = "ARNs of SNS topics that hear of alarms; none by default."
+  type        = list(string)
+  default     = []
+}
+
 variable "trusted_services" {
   description = "Who may take the roles: EC2 by default; ecs-tasks.amazonaws.com for ECS."
   type        = list(string)

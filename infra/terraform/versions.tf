@@ -22,12 +22,13 @@ provider "aws" {
   dynamic "endpoints" {
     for_each = var.endpoint == "" ? [] : [var.endpoint]
     content {
-      dynamodb = endpoints.value
-      iam      = endpoints.value
-      kinesis  = endpoints.value
-      kms      = endpoints.value
-      s3       = endpoints.value
-      sts      = endpoints.value
+      cloudwatch = endpoints.value
+      dynamodb   = endpoints.value
+      iam        = endpoints.value
+      kinesis    = endpoints.value
+      kms        = endpoints.value
+      s3         = endpoints.value
+      sts        = endpoints.value
     }
   }
 

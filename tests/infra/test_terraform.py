@@ -63,7 +63,7 @@ def mirror() -> Path:
 def terraform(mirror: Path, local_aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Terraform:
     """The module, initialised, in a folder of its own."""
     folder = tmp_path_factory.mktemp("terraform")
-    for source in MODULE.glob("*.tf"):
+    for source in (*MODULE.glob("*.tf"), *MODULE.glob("*.json")):
         shutil.copy(source, folder)
     rc = folder / "terraformrc"
     rc.write_text(f'provider_installation {{\n  filesystem_mirror {{ path = "{mirror}" }}\n}}\n')
@@ -169,6 +169,28 @@ def test_each_process_has_a_role_of_its_own(outputs: dict[str, Any], local_aws: 
             assert not any(action.endswith("*") for action in statement["Action"]), statement
             if "cloudwatch:PutMetricData" not in statement["Action"]:
                 assert "*" not in statement["Resource"], statement
+
+
+def test_every_alarm_stands_and_watches_our_namespace(
+    outputs: dict[str, Any], local_aws: Aws
+) -> None:
+    assert outputs
+    pages = aws.cloudwatch(local_aws).get_paginator("describe_alarms").paginate()
+    alarms = {one["AlarmName"]: one for page in pages for one in page["MetricAlarms"]}
+    listed = json.loads((MODULE / "alarms.json").read_text())
+    wanted = {
+        f"{BUCKET}-{name}{suffix}"
+        for name, alarm in listed.items()
+        for suffix in (
+            [f"-{stream}" for stream in alarm["streams"]] if "streams" in alarm else [""]
+        )
+    }
+    assert set(alarms) == wanted
+    assert {one["Namespace"] for one in alarms.values()} == {"popsteer"}
+    late = alarms[f"{BUCKET}-heartbeat-late-bulk"]
+    dimensions = {one["Name"]: one["Value"] for one in late["Dimensions"]}
+    assert dimensions == {"Stage": "planner", "Stream": STREAMS[0]}
+    assert (late["Threshold"], late["TreatMissingData"]) == (25, "breaching")
 
 
 def test_only_the_planner_writes_tables(outputs: dict[str, Any], local_aws: Aws) -> None:
