@@ -5,6 +5,10 @@ proportions, and the scale comes from the POPs: the ratio of measured to reporte
 in the middle, which one POP's foreign load cannot bend. While there are few reports the expected
 demand of the targets file rules; each query that is seen takes weight from it (a Dirichlet prior
 of `PRIOR_QUERIES` queries for each prefix).
+
+Answers of a further set of a table (see `popsteer.table`) are reported under `POP/number of the
+set`, so the demand of a prefix is known by set. A prefix of which little was seen is split like
+all demand is, and before any report as the configuration expects it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +20,7 @@ from aggregator.merge import event_end_ms, rows_of_all
 from aggregator.partials import DemandPartial
 from aggregator.prefixes import UNKNOWN, Prefixes, Rows
 from popsteer.clock import SECOND_MS
+from popsteer.names import demand_subject
 
 HALF_LIFE_S = 60.0
 """Longer than the TTL, so that every cache asks a few times within it."""
@@ -31,13 +36,20 @@ F64 = NDArray[np.float64]
 class Demand:
     """Owns the decayed sums of reports, by prefix and by answered POP."""
 
-    def __init__(self, pops: Sequence[str], ttl_s: float) -> None:
-        self._pops = {pop: number for number, pop in enumerate(pops)}
+    def __init__(
+        self, pops: Sequence[str], ttl_s: float, expected: Sequence[float] = (1.0,)
+    ) -> None:
+        """`expected` is the share of each set of answers until reports say otherwise."""
+        self._expected = np.array(expected, np.float64)
+        subjects = (demand_subject(pop, one) for one in range(len(expected)) for pop in pops)
+        self._subjects = {str(subject): number for number, subject in enumerate(subjects)}
         # An answer brings traffic for its TTL: a mean life of that length is what is in flight.
         self._flight_ms = max(ttl_s, 1.0) * SECOND_MS
         self._prior_bps = np.zeros(0)
         # All decayed to `_as_of_ms`, the end of the newest window reported.
         self._bits = np.zeros(0)
+        self._further_bits = [np.zeros(0) for _ in expected[1:]]
+        """By further set, of the bits above."""
         self._pop_bits = np.zeros(len(pops))
         self._queries = 0.0
         self._as_of_ms = 0
@@ -57,7 +69,8 @@ class Demand:
         since = (int(e.min()) - p.origin.window_ms for e, p in zip(ends_ms, listed, strict=True))
         end_ms = np.concatenate(ends_ms)
         self._advance(int(end_ms.max()), min(since))
-        pop = [np.array([self._pops.get(n, -1) for n in p.pops], np.int64)[p.pop] for p in listed]
+        subject = self._subjects
+        pop = [np.array([subject.get(n, -1) for n in p.pops], np.int64)[p.pop] for p in listed]
         row, number = np.concatenate(rows_of_all(listed, prefixes)), np.concatenate(pop)
         bits = np.concatenate([partial.bits for partial in listed])
         queries = np.concatenate([partial.queries for partial in listed])
@@ -67,15 +80,21 @@ class Demand:
         self._add(row[order], number[order], bits[order], queries[order], late_ms)
 
     def _add(
-        self, row: Rows, pop: Rows, bits: F64, queries: NDArray[np.uint64], late_ms: Rows
+        self, row: Rows, subject: Rows, bits: F64, queries: NDArray[np.uint64], late_ms: Rows
     ) -> None:
+        pops = len(self._pop_bits)
         weight = np.exp2(-late_ms / (HALF_LIFE_S * SECOND_MS))
         known = row != UNKNOWN
         self._bits = _longer(self._bits, int(row.max()) + 1)
         self._bits += np.bincount(row[known], (weight * bits)[known], len(self._bits))
         self._queries += float((weight * queries).sum())
+        for number, old in enumerate(self._further_bits, 1):
+            own = known & (subject // pops == number)
+            more = np.bincount(row[own], (weight * bits)[own], len(self._bits))
+            self._further_bits[number - 1] = _longer(old, len(self._bits)) + more
         flying = np.exp(-late_ms / self._flight_ms) * bits
-        self._pop_bits += np.bincount(pop[pop >= 0], flying[pop >= 0], len(self._pop_bits))
+        told = subject >= 0
+        self._pop_bits += np.bincount(subject[told] % pops, flying[told], pops)
 
     def _advance(self, end_ms: int, start_ms: int) -> None:
         if not self._since_ms:
@@ -84,6 +103,7 @@ class Demand:
             passed_ms = end_ms - self._as_of_ms
             faded = 2.0 ** (-passed_ms / (HALF_LIFE_S * SECOND_MS))
             self._bits *= faded
+            self._further_bits = [bits * faded for bits in self._further_bits]
             self._pop_bits *= np.exp(-passed_ms / self._flight_ms)
             self._queries *= faded
             self._as_of_ms = end_ms
@@ -134,6 +154,22 @@ class Demand:
         reported = _longer(self._bits, rows)[:rows] / whole * in_flight_bps
         wanted: F64 = trust * self.scale(load_bps) * reported + (1 - trust) * prior
         return wanted
+
+    def by_set(self, demand_bps: F64) -> list[F64]:
+        """The demand of every prefix, taken apart by set of answers."""
+        if len(self._expected) == 1:
+            return [demand_bps]
+        rows, trust = len(demand_bps), self.trust(len(demand_bps))
+        bits = _longer(self._bits, rows)[:rows]
+        further = [_longer(own, rows)[:rows] for own in self._further_bits]
+        own = np.stack([np.maximum(bits - sum(further), 0.0), *further])
+        whole = float(bits.sum())
+        seen = own.sum(axis=1) / whole if whole else self._expected
+        usual = trust * seen + (1 - trust) * self._expected
+        # As if each prefix had been seen once more, at the usual shares.
+        more = max(whole / max(int((bits > 0).sum()), 1), 1.0)
+        share = (own + more * usual[:, None]) / (own.sum(axis=0) + more)
+        return list(share * demand_bps)
 
 
 def _longer(column: F64, rows: int) -> F64:

@@ -5,7 +5,7 @@ what becomes of their word. Owns the prices, the rollout and the reference of th
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from aggregator import cycle
 from aggregator.chores import Chores
-from aggregator.compare import Answers, load_bps
 from aggregator.control import Arbiter, Load, LoadLoop
 from aggregator.estimate import Estimates
 from aggregator.guard import Case, Verdict, judge
@@ -21,13 +20,14 @@ from aggregator.measurements import Measurements
 from aggregator.memory import Reference
 from aggregator.publish import Publisher
 from aggregator.rollout import Mode, Rollout
+from aggregator.services import ServiceSet, table_of
 from aggregator.standing_orders import StandingOrders
-from aggregator.terms import Atlas, Terms
+from aggregator.terms import Atlas
 from popsteer.clock import SECOND_MS
 from popsteer.config import Plan
 from popsteer.memory import give_back
 from popsteer.names import Prefix
-from popsteer.table import TableMeta
+from popsteer.table import Table, TableMeta
 from popsteer.telemetry import logger
 
 FIRST_COVERAGE = 0.95
@@ -50,8 +50,8 @@ class Now:
     caps_bps: dict[str, float]
     frozen: str
     """By whose order and why; empty when the table is not frozen."""
-    said: Callable[[], Answers]
-    """By the table in force, of all prefixes; asked when the pointer has been read."""
+    placed_bps: Callable[[], F64]
+    """[p], what the table in force brings at today's demand; asked when the pointer is read."""
 
     def usable(self) -> bytes:
         """Stands for everything that must take effect at once: who is up, and orders."""
@@ -64,7 +64,7 @@ def now_of(
     up: Bools,
     orders: StandingOrders,
     pops: tuple[str, ...],
-    said: Callable[[], Answers],
+    placed_bps: Callable[[], F64],
     now_ms: int,
 ) -> Now:
     """Put together from its sources."""
@@ -77,7 +77,7 @@ def now_of(
         orders.pins(now_ms),
         orders.caps_bps(now_ms),
         f"frozen by order of {freeze.owner}: {freeze.reason}" if freeze else "",
-        said,
+        placed_bps,
     )
 
 
@@ -90,21 +90,19 @@ class LatencyLoop:
         known: Measurements,
         publisher: Publisher,
         loop: LoadLoop,
-        policy: str,
-        terms: Terms,
+        sets: Sequence[ServiceSet],
         atlas: Atlas | None,
     ) -> None:
         self._plan = plan
         self._known = known
         self._publisher = publisher
         self._loop = loop
-        self._policy = policy
-        self._terms = terms
+        self._sets = tuple(sets)
         self._atlas = atlas
         self._fleet = known.fleet
         self._arbiter = Arbiter(plan.latency_period_s, plan.load_period_s)
-        self._rollout = Rollout(Mode(plan.rollout), plan.canary_share)
-        self._prices_us: F64 | None = None
+        self._rollouts = [Rollout(Mode(plan.rollout), plan.canary_share) for _ in sets]
+        self._prices_us: list[F64 | None] = [None] * len(self._sets)
         self._theirs_ms = 0
         """When the newest table of another planner was made."""
         self.reference = Reference()
@@ -132,24 +130,25 @@ class LatencyLoop:
             return
         started = time.process_time()
         inputs = self._inputs(estimates, now)
-        outcome = cycle.plan(inputs)
+        outcomes = cycle.plan_sets(inputs)
         self._arbiter.planned(usable, why, now.now_ms)
-        if outcome is None:
+        if not outcomes:
             return
-        self._prices_us = outcome.assignment.price_us
-        verdict = self._judge(outcome, inputs, now)
+        self._prices_us = [one.assignment.price_us for one in outcomes]
+        verdict = self._judge(outcomes, inputs, now)
         with chores.attempt("publish"):
-            self._conclude(outcome, verdict, inputs, now)
+            self._conclude(outcomes, verdict, inputs, now)
+        table = outcomes[0].table
         logger().info(
             "planned",
             why=why,
-            rows=len(outcome.table),
-            prefixes=len(outcome.considered),
+            rows=len(table),
+            prefixes=len(outcomes[0].considered),
             generation=self._publisher.next_generation - 1,
             refused=self.refused,
-            note=outcome.table.meta.note,
+            note=_notes(outcomes, self._sets),
             cpu_ms=round((time.process_time() - started) * 1e3),
-            window_age_s=round(cycle.data_age_s(outcome.table, now.now_ms), 1),
+            window_age_s=round(cycle.data_age_s(table, now.now_ms), 1),
         )
 
     def _another_planned(self, now_ms: int, chores: Chores) -> bool:
@@ -164,24 +163,25 @@ class LatencyLoop:
         known = self._known
         return known.windows >= FIRST_WINDOWS or known.coverage(estimates) >= FIRST_COVERAGE
 
-    def _inputs(self, estimates: Estimates, now: Now) -> cycle.Inputs:
+    def _inputs(self, estimates: Estimates, now: Now) -> list[cycle.Inputs]:
         known, in_force = self._known, self._publisher.in_force
-        demand = known.demand_bps(now.load.load_bps)
-        placed = load_bps(now.said(), demand, len(self._fleet.pops))
-        return cycle.Inputs(
+        table = in_force.table if in_force else None
+        demand = known.demand_by_set(now.load.load_bps)
+        first = self._sets[0]
+        shared = cycle.Inputs(
             now_ms=now.now_ms,
             fleet=self._fleet,
             prefixes=known.prefixes,
             estimates=estimates,
-            demand_bps=demand,
-            capacity_bps=self._loop.plan_capacity_bps(now.load.capacity_bps, placed),
+            demand_bps=demand[0],
+            capacity_bps=self._loop.plan_capacity_bps(now.load.capacity_bps, now.placed_bps()),
             up=now.up,
             drained=now.drained,
             pins=now.pins,
-            in_force=in_force.table if in_force else None,
-            policy=self._policy,
+            in_force=table,
+            policy=first.policy,
             move_gain_us=self._plan.move_gain_ms * 1e3,
-            warm_us=self._prices_us,
+            warm_us=None,
             meta=TableMeta(
                 generation=self._publisher.next_generation,
                 parent=self._publisher.next_generation - 1,
@@ -189,16 +189,41 @@ class LatencyLoop:
                 window_last_ms=known.window_last_ms,
                 inputs=dict(known.sequences),
             ),
-            terms=self._terms,
             places=self._atlas.places(known.prefixes) if self._atlas else None,
             networks=self._atlas.networks(known.prefixes) if self._atlas else None,
-            rollout=self._rollout,
         )
+        return [
+            replace(
+                shared,
+                fleet=replace(self._fleet, serves=one.serves),
+                demand_bps=demand[number],
+                in_force=table_of(table, one),
+                policy=one.policy,
+                warm_us=self._prices_us[number],
+                terms=one.terms,
+                rollout=self._rollouts[number],
+                services=one.services,
+            )
+            for number, one in enumerate(self._sets)
+        ]
 
-    def _judge(self, outcome: cycle.Outcome, inputs: cycle.Inputs, now: Now) -> Verdict:
+    def _judge(
+        self, outcomes: Sequence[cycle.Outcome], inputs: Sequence[cycle.Inputs], now: Now
+    ) -> Verdict:
+        """The first objection to any set of answers, which names its services."""
+        for one, outcome, own in zip(self._sets, outcomes, inputs, strict=True):
+            verdict = judge(self._case(outcome, own, now))
+            if not verdict.good:
+                whom = f"{', '.join(one.services)}: " if len(outcomes) > 1 else ""
+                return replace(verdict, reason=f"{whom}{verdict.reason}")
+        return verdict
+
+    def _case(self, outcome: cycle.Outcome, inputs: cycle.Inputs, now: Now) -> Case:
         pops, reference = len(self._fleet.pops), self.reference
-        usable = self._fleet.serves & inputs.up & ~inputs.drained
-        case = Case(
+        able = inputs.up & ~inputs.drained
+        # A service whose few POPs are all away must not hold up the tables of all others.
+        usable = int((inputs.fleet.serves & able).sum()) or int((self._fleet.serves & able).any())
+        return Case(
             now_ms=inputs.now_ms,
             old=inputs.in_force,
             new=outcome.table,
@@ -207,46 +232,66 @@ class LatencyLoop:
             after=outcome.after,
             excused=cycle.excused(outcome, inputs),
             rtt_ratio=reference.rtt_ratio(outcome, pops),
-            pops_usable=int(usable.sum()),
-            pops_all=pops,
+            pops_usable=usable,
+            pops_all=int(inputs.fleet.serves.sum()),
             capacity_ratio_max=reference.capacity_ratio(now.load.rated_bps),
             measured_pops=reference.fresh_pops(inputs.estimates, pops),
             measured_pops_before=reference.pops,
         )
-        return judge(case)
 
     def _conclude(
-        self, outcome: cycle.Outcome, verdict: Verdict, inputs: cycle.Inputs, now: Now
+        self,
+        outcomes: Sequence[cycle.Outcome],
+        verdict: Verdict,
+        inputs: Sequence[cycle.Inputs],
+        now: Now,
     ) -> None:
-        pops, publisher = len(self._fleet.pops), self._publisher
+        pops, publisher, table = len(self._fleet.pops), self._publisher, outcomes[0].table
+        estimates = inputs[0].estimates
         if not verdict.good:
-            self._refuse(outcome, verdict, inputs.estimates)
+            self._refuse(table, verdict, estimates)
             return
         if now.frozen:
             self.refused = now.frozen
             return
-        if self._rollout.mode is Mode.SHADOW:
+        if Mode(self._plan.rollout) is Mode.SHADOW:
             self.refused = "shadow: judged good and kept, but no DNS node loads it"
-            publisher.refuse(outcome.table, "shadow", "plan.rollout is shadow")
+            publisher.refuse(table, "shadow", "plan.rollout is shadow")
             return
-        published = publisher.publish(outcome.table)
+        published = publisher.publish(table)
         if published is None:
             logger().info("another planner was faster", generation=publisher.next_generation)
             return
         self.refused = ""
         self.published += 1
-        self._rollout = outcome.rollout
-        self.reference.accept(inputs.estimates, now.load.rated_bps, pops)
-        self.brings_bps = cycle.planned_bps(outcome, pops)
-        # The table is in force; now there is time to say why.
-        evidence = cycle.evidence(inputs, outcome)
-        publisher.witness(replace(evidence, generation=published.meta.generation))
-        publisher.want(cycle.wanted(inputs, outcome))
+        self._rollouts = [one.rollout for one in outcomes]
+        self.reference.accept(estimates, now.load.rated_bps, pops)
+        self.brings_bps = np.sum([cycle.planned_bps(one, pops) for one in outcomes], axis=0)
+        self._witness(published.meta.generation, outcomes, inputs)
+
+    def _witness(
+        self, generation: int, outcomes: Sequence[cycle.Outcome], inputs: Sequence[cycle.Inputs]
+    ) -> None:
+        """The table is in force; now there is time to say why, and what to measure."""
+        for number, (outcome, own) in enumerate(zip(outcomes, inputs, strict=True)):
+            evidence = cycle.evidence(own, outcome)
+            self._publisher.witness(replace(evidence, generation=generation), number)
+        # What is worth knowing is worth most where most of the demand is.
+        heaviest = int(np.argmax([own.demand_bps.sum() for own in inputs]))
+        self._publisher.want(cycle.wanted(inputs[heaviest], outcomes[heaviest]))
         give_back()
 
-    def _refuse(self, outcome: cycle.Outcome, verdict: Verdict, estimates: Estimates) -> None:
+    def _refuse(self, table: Table, verdict: Verdict, estimates: Estimates) -> None:
         self.refused = f"{verdict.rule}: {verdict.reason}"
-        self.refusals += 1
         logger().error("table refused", rule=verdict.rule, reason=verdict.reason)
         self.reference.relent(estimates, len(self._fleet.pops))
-        self._publisher.refuse(outcome.table, verdict.rule, verdict.reason)
+        self._publisher.refuse(table, verdict.rule, verdict.reason)
+
+
+def _notes(outcomes: Sequence[cycle.Outcome], sets: Sequence[ServiceSet]) -> str:
+    if len(outcomes) == 1:
+        return outcomes[0].table.meta.note
+    return "; ".join(
+        f"{one.services[0]} {outcome.table.meta.note}"
+        for one, outcome in zip(sets, outcomes, strict=True)
+    )

@@ -3,6 +3,8 @@
 Owns the three inboxes and what is learnt from them; decides nothing.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,12 +31,19 @@ BULK_HORIZON_S_MIN = 120
 class Measurements:
     """Prefixes, estimates, demand and signals."""
 
-    def __init__(self, store: ObjectStore, plan: Plan, fleet: Fleet) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        plan: Plan,
+        fleet: Fleet,
+        sets: Sequence[float] = (1.0,),
+    ) -> None:
+        """`sets` are the shares of demand that sets of answers are expected to have."""
         bulk_s = max(BULK_HORIZON_S_MIN, HALF_LIVES_READ * plan.estimate_half_life_s)
         self.fleet = fleet
         self.prefixes = Prefixes()
         self.estimator = Estimator(plan.estimate_half_life_s, plan.age_s_max)
-        self.demand = Demand(fleet.pops, fleet.ttl_s)
+        self.demand = Demand(fleet.pops, fleet.ttl_s, sets)
         self.signals = Signals()
         self.heard = Heard(fleet.pops)
         self.window_first_ms = 0
@@ -107,3 +116,7 @@ class Measurements:
     def demand_bps(self, load_bps: NDArray[np.float64]) -> NDArray[np.float64]:
         """[prefixes], calibrated to the measured load of POPs."""
         return self.demand.bps(len(self.prefixes), load_bps)
+
+    def demand_by_set(self, load_bps: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """[prefixes] for each set of answers; together `demand_bps`."""
+        return self.demand.by_set(self.demand_bps(load_bps))

@@ -12,18 +12,18 @@ import numpy as np
 
 from aggregator import report
 from aggregator.chores import Chores
-from aggregator.compare import Answers, answers, load_bps
+from aggregator.compare import Answers, load_bps
 from aggregator.control import Health, Load, LoadLoop, fleet_of, measured
 from aggregator.latency import LatencyLoop, now_of
 from aggregator.measurements import Measurements
-from aggregator.policy import ADDITIVE, BY_LOCATION, DEFAULT
 from aggregator.publish import Publisher
+from aggregator.services import blended, said_by_sets, sets_of, sheds_by_steps
 from aggregator.standing_orders import StandingOrders
-from aggregator.terms import Atlas, terms_of
+from aggregator.terms import Atlas
 from popsteer import state as state_format
 from popsteer.clock import MINUTE_MS, SECOND_MS
-from popsteer.config import Config, Service
-from popsteer.errors import ConfigError, TableError, TrustError
+from popsteer.config import Config
+from popsteer.errors import TableError, TrustError
 from popsteer.heartbeat import bounds_s
 from popsteer.signing import Signer, Verifier
 from popsteer.store import ObjectStore
@@ -57,31 +57,31 @@ class Planner:
         self._store = store
         self._trusted = trusted
         self.fleet = fleet_of(config)
-        self.known = Measurements(store, config.plan, self.fleet)
+        self.sets = sets_of(config)
+        expected = [one.expected for one in self.sets]
+        self.known = Measurements(store, config.plan, self.fleet, expected)
         if targets is not None:
             self.known.expect(targets)
         self.health = Health(self.fleet.pops)
         self.publisher = Publisher(store, signer, trusted)
         self.orders = StandingOrders(store)
-        service = _service_of(config)
-        policy = service.policy if service else DEFAULT
-        self.loop = LoadLoop(self.fleet, config.plan.target_utilisation, policy in ADDITIVE)
+        target = config.plan.target_utilisation
+        self.loop = LoadLoop(self.fleet, target, sheds_by_steps(self.sets))
         geography = config.table.geography
         self.latency = LatencyLoop(
             config.plan,
             self.known,
             self.publisher,
             self.loop,
-            policy,
-            terms_of(config, service),
+            self.sets,
             Atlas(config.path(geography)) if geography else None,
         )
         self.chores = Chores()
         self._shares: deque[tuple[int, np.ndarray]] = deque()
         self._started_ms = 0
         self._load: Load | None = None
-        self._answers: tuple[Table | None, Answers | None] = None, None
-        """Of the table beside them."""
+        self._answers: tuple[Table | None, list[Answers]] = None, []
+        """Of the table beside them, by set."""
         self._view: tuple[tuple[int, int, int], report.PathView] | None = None
 
     @property
@@ -128,7 +128,7 @@ class Planner:
             return
         before = self.latency.published
         up, pops = self.health.up, self.fleet.pops
-        heard = now_of(self._load, up, self.orders, pops, self._said, now)
+        heard = now_of(self._load, up, self.orders, pops, self._placed_bps, now)
         self.latency.step(heard, self.chores, force)
         if self.latency.published > before:
             load = self.latency.brings_bps
@@ -156,31 +156,39 @@ class Planner:
         heard = self.known.heard.views(self._bounds_s, now)
         return report.Scene(now, self.fleet, self.health, load, self.loop, drained, heard)
 
-    def _said(self) -> Answers:
-        """What the table in force answers to every prefix; looked up once a table."""
+    def _said(self) -> list[Answers]:
+        """What the table in force answers to every prefix, by set; looked up once a table."""
         table = self.publisher.in_force.table if self.publisher.in_force else None
         net, plen = self.known.prefixes.net, self.known.prefixes.plen
         said_by, said = self._answers
-        if said is None or said_by is not table or len(said.pop) != len(net):
-            said = answers(table, net, plen, self.fleet.pops)
+        if not said or said_by is not table or len(said[0].pop) != len(net):
+            said = said_by_sets(table, self.sets, net, plen, self.fleet)
             self._answers = table, said
         return said
+
+    def _placed_bps(self) -> np.ndarray:
+        """[p], what the table in force should bring at today's demand."""
+        assert self._load is not None
+        demand, pops = self.known.demand_by_set(self._load.load_bps), len(self.fleet.pops)
+        loads = [load_bps(one, own, pops) for one, own in zip(self._said(), demand, strict=True)]
+        return np.asarray(np.sum(loads, axis=0))
 
     def _paths(self, load: Load, now: int) -> report.PathView:
         """The RTTs change with what is learnt and with the table; the demand at any time."""
         said = self._said()
-        demand = self.known.demand_bps(load.load_bps)
         known_by = self.known.learnt, id(said), now // PATHS_MS_MAX
         if self._view is None or self._view[0] != known_by:
+            demand = self.known.demand_by_set(load.load_bps)
             estimates, half_life_s = self.known.estimates(now), self._plan.estimate_half_life_s
-            paths = report.paths_of(said, estimates, demand, self.fleet, half_life_s)
+            whole = np.asarray(np.sum(demand, axis=0))
+            blend = blended(said, demand)
+            paths = report.paths_of(blend, estimates, whole, self.fleet, half_life_s)
             self._view = known_by, paths
-        return replace(self._view[1], demand_bps=load_bps(said, demand, len(self.fleet.pops)))
+        return replace(self._view[1], demand_bps=self._placed_bps())
 
     def _load_step(self, load: Load, now: int) -> None:
         demand = self.known.demand
-        demand_bps = self.known.demand_bps(load.load_bps)
-        planned = load_bps(self._said(), demand_bps, len(self.fleet.pops))
+        planned = self._placed_bps()
         reported = demand.reported_bps() * demand.scale(load.load_bps)
         trust = demand.trust(len(self.known.prefixes))
         before = self.loop.shed.copy()
@@ -225,27 +233,3 @@ class Planner:
             return self._shares[0][1]
         whole = paths.demand_bps.sum()
         return paths.demand_bps / whole if whole else paths.demand_bps
-
-
-def _service_of(config: Config) -> Service | None:
-    """Whose policy rules: the first, as one table serves all.
-
-    Raises:
-        ConfigError: services ask for different things, or for geography without a database.
-    """
-    if not config.service:
-        return None
-    one = config.service[0]
-    for other in config.service:
-        if (other.policy, other.band_ms) != (one.policy, one.band_ms):
-            raise ConfigError(
-                f"services {one.name} and {other.name}: policy and band_ms differ "
-                f"({one.policy!r} and {other.policy!r}); one table serves all, so give them the "
-                "same or plan them apart"
-            )
-    if one.policy in BY_LOCATION and not config.table.geography:
-        raise ConfigError(
-            f"service {one.name}: policy = {one.policy!r} goes by places; "
-            "set table.geography to a MaxMind DB file with coordinates"
-        )
-    return one

@@ -122,14 +122,14 @@ class Publisher:
             return self._point(table, body)
         raise ConflictError(f"{_TRIES} generations in a row were taken by others")
 
-    def witness(self, evidence: Evidence) -> None:
-        """Write why a published table says what it says.
+    def witness(self, evidence: Evidence, number: int = 0) -> None:
+        """Write why a published table says what it says, of one of its sets of answers.
 
         Raises:
             StoreError: the store cannot be reached; the table stays in force without it.
         """
         self._store.create(
-            evidence_format.key(evidence.generation), evidence_format.encode(evidence)
+            evidence_format.key(evidence.generation, number), evidence_format.encode(evidence)
         )
 
     def want(self, wanted: Wanted) -> None:

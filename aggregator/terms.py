@@ -51,7 +51,7 @@ class Terms:
         km = np.full(pop.shape, np.nan)
         for column in range(pop.shape[1]):
             there = np.maximum(pop[:, column], 0)
-            km[:, column] = arc_km(*at.T, self.lat[there], self.lon[there])
+            km[:, column] = arc_km(at[:, 0], at[:, 1], self.lat[there], self.lon[there])
         return replace(self, km=km)
 
 
@@ -65,10 +65,11 @@ def terms_of(config: Config, service: Service | None) -> Terms:
     """The terms that a configuration states."""
     location = [pop.location or (np.nan, np.nan) for pop in config.pop]
     at = np.array(location, np.float64).reshape(-1, 2)
+    weight, bias = (service.weight, service.bias) if service else ({}, {})
     return Terms(
-        np.array([pop.weight for pop in config.pop], np.float64),
+        np.array([weight.get(pop.id, pop.weight) for pop in config.pop], np.float64),
         np.array([pop.cost for pop in config.pop], np.float64),
-        np.array([pop.bias for pop in config.pop], np.float64),
+        np.array([bias.get(pop.id, pop.bias) for pop in config.pop], np.float64),
         at[:, 0],
         at[:, 1],
         service.band_ms if service else BAND_MS,

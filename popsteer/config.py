@@ -123,6 +123,10 @@ class Service(Section, frozen=True, kw_only=True):
     """One of `POLICIES`: how POPs are chosen."""
     band_ms: NotNegative = 5.0
     """For `latency-band` and `cost-aware`: POPs no slower than the best by this are as good."""
+    weight: dict[str, NotNegative] = {}
+    """Weights by POP id that replace the POPs' own for this service."""
+    bias: dict[str, Annotated[float, msgspec.Meta(gt=-100, lt=100)]] = {}
+    """Biases by POP id that replace the POPs' own for this service."""
     query_bits: Positive = 40e6
     """Traffic that one answer brings while it is cached, in bits; the planner calibrates it
     to the measured load, so only the order of magnitude matters."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from popsteer.config import POLICIES, Config, Health, Pop, Section
+from popsteer.config import POLICIES, Config, Health, Pop, Section, Service
 from popsteer.errors import ConfigError
 from popsteer.names import ID_RULE, dns_name, is_id
 
@@ -102,20 +102,10 @@ def _check(config: Config, path: Path) -> None:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     for service in config.service:
-        if service.policy not in POLICIES:
-            near = difflib.get_close_matches(service.policy, POLICIES, 1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise ConfigError(
-                f"{path}: service {service.name}: policy = {service.policy!r} is none; "
-                f"{hint}valid: {', '.join(POLICIES)}"
-            )
-        for name in service.pops:
-            if name != "*" and name not in ids:
-                near = difflib.get_close_matches(name, ids, 1, 0.0)
-                raise ConfigError(
-                    f"{path}: service {service.name}: pops names {name!r}, which is no [[pop]]; "
-                    f"did you mean {near[0] if near else '*'}?"
-                )
+        try:
+            _check_service(service, ids)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: service {service.name}: {error}") from None
     names = [dns_name(service.name) for service in config.service]
     if doubled := {n for n in names if names.count(n) > 1}:
         raise ConfigError(f"{path}: service {min(doubled)} stands twice; names are unique")
@@ -123,6 +113,23 @@ def _check(config: Config, path: Path) -> None:
         _ = config.dns.addresses, config.dns.rrl_exempt_nets
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def _check_service(service: Service, ids: list[str]) -> None:
+    if service.policy not in POLICIES:
+        near = difflib.get_close_matches(service.policy, POLICIES, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(
+            f"policy = {service.policy!r} is none; {hint}valid: {', '.join(POLICIES)}"
+        )
+    named = (("pops", service.pops), ("weight", service.weight), ("bias", service.bias))
+    for key, name in ((key, name) for key, names in named for name in names):
+        if name not in ids and (key, name) != ("pops", "*"):
+            near = difflib.get_close_matches(name, ids, 1, 0.0)
+            raise ConfigError(
+                f"{key} names {name!r}, which is no [[pop]]; did you mean "
+                f"{near[0] if near else '*'}?"
+            )
 
 
 def _check_pop(pop: Pop) -> None:

@@ -51,9 +51,10 @@ class Source(IntEnum):
     """The distance on the map."""
 
 
-def key(generation: int) -> str:
-    """The object that holds the evidence of a generation."""
-    return f"evidence/{generation:012d}.arrow"
+def key(generation: int, number: int = 0) -> str:
+    """The object that holds the evidence of a generation, of one of its sets of answers."""
+    further = f"-{number}" if number else ""
+    return f"evidence/{generation:012d}{further}.arrow"
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,11 @@ def link_subject(pop: str, link: str) -> Subject:
     return Subject(f"{pop}/{link}")
 
 
+def demand_subject(pop: str, number: int) -> Subject:
+    """What demand is reported under: the POP, and the set of answers where it is a further one."""
+    return Subject(f"{pop}/{number}" if number else pop)
+
+
 def pop_of(subject: str) -> PopId:
     """The POP of a subject, whether it is the POP itself or one of its links."""
     return PopId(subject.partition("/")[0])

@@ -83,7 +83,9 @@ def test_values_are_the_defaults(section: str, key: str) -> None:
     shape = SECTIONS[section] if section else config.Config
     field = next(f for f in msgspec.structs.fields(shape) if f.name == key)
     value = _value(raw, section, key)
-    assert msgspec.convert(value, field.type) == field.default
+    made = field.default_factory
+    default = field.default if made is msgspec.NODEFAULT else made()
+    assert msgspec.convert(value, field.type) == default
 
 
 def test_units_are_explained() -> None:

@@ -1,0 +1,122 @@
+"""Services by what they ask for: those that ask for the same share one set of answers.
+
+A set costs what a table costs, so services differ only in what their policy looks at: two names
+under `optimum` with the same POPs are one set whatever their bands, weights and biases say.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.compare import Answers, answers
+from aggregator.control import Fleet
+from aggregator.policy import ADDITIVE, BY_LOCATION, DEFAULT
+from aggregator.terms import Terms, terms_of
+from popsteer.config import Config, Service
+from popsteer.errors import ConfigError
+from popsteer.names import Net, Plen, dns_name
+from popsteer.table import SETS_MAX, Table
+
+BY_BAND = frozenset({"latency-band", "cost-aware"})
+BY_WEIGHT = frozenset({"weighted", "latency-band"})
+BY_BIAS = frozenset({"geoproximity"})
+
+F64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceSet:
+    """Services that one set of answers serves."""
+
+    services: tuple[str, ...]
+    """DNS names in the order of the file; empty when none is configured."""
+    policy: str
+    serves: Bools
+    """[p], POPs that may serve them."""
+    terms: Terms
+    expected: float
+    """Share of the demand, until reports say otherwise."""
+
+
+def sets_of(config: Config) -> tuple[ServiceSet, ...]:
+    """The sets that a configuration asks for; the first service's is the first.
+
+    Raises:
+        ConfigError: a policy needs a geography database, or there are too many sets.
+    """
+    if not config.service:
+        everyone = np.ones(len(config.pop), bool)
+        return (ServiceSet((), DEFAULT, everyone, terms_of(config, None), 1.0),)
+    alike: dict[object, list[Service]] = {}
+    for service in config.service:
+        if service.policy in BY_LOCATION and not config.table.geography:
+            raise ConfigError(
+                f"service {service.name}: policy = {service.policy!r} goes by places; "
+                "set table.geography to a MaxMind DB file with coordinates"
+            )
+        alike.setdefault(_asked(config, service), []).append(service)
+    if len(alike) > SETS_MAX:
+        ninth = list(alike.values())[SETS_MAX][0]
+        raise ConfigError(
+            f"service {ninth.name}: policy and pops make {len(alike)} sets of answers and a table "
+            f"holds {SETS_MAX}; give it the same policy and pops as another service"
+        )
+    whole = sum(service.query_bits for service in config.service)
+    return tuple(_set_of(config, alike[asked], whole) for asked in alike)
+
+
+def _asked(config: Config, service: Service) -> object:
+    """All that a policy looks at."""
+    return (
+        service.policy,
+        tuple(config.pops_of(service)),
+        service.band_ms if service.policy in BY_BAND else None,
+        tuple(sorted(service.weight.items())) if service.policy in BY_WEIGHT else None,
+        tuple(sorted(service.bias.items())) if service.policy in BY_BIAS else None,
+    )
+
+
+def _set_of(config: Config, services: Sequence[Service], whole_bits: float) -> ServiceSet:
+    first = services[0]
+    pops = set(config.pops_of(first))
+    return ServiceSet(
+        tuple(dns_name(service.name) for service in services),
+        first.policy,
+        np.array([pop.id in pops for pop in config.pop], bool),
+        terms_of(config, first),
+        sum(service.query_bits for service in services) / whole_bits,
+    )
+
+
+def sheds_by_steps(sets: Sequence[ServiceSet]) -> bool:
+    """Whether the load loop sheds by constant steps: a POP sheds for all its services alike."""
+    return all(one.policy in ADDITIVE for one in sets)
+
+
+def said_by_sets(
+    table: Table | None, sets: Sequence[ServiceSet], net: Net, plen: Plen, fleet: Fleet
+) -> list[Answers]:
+    """What a table answers to prefixes, for each of the sets."""
+    return [answers(table_of(table, one), net, plen, fleet.pops) for one in sets]
+
+
+def table_of(table: Table | None, one: ServiceSet) -> Table | None:
+    """What of a table is for a set, also when it was made for other sets."""
+    if table is None or not one.services:
+        return table
+    return table.answers_of(one.services[0])
+
+
+def blended(said: Sequence[Answers], demand_bps: Sequence[F64]) -> Answers:
+    """Where the demand of prefixes goes, all services together: shares of the whole demand."""
+    if len(said) == 1:
+        return said[0]
+    whole = np.sum(demand_bps, axis=0)
+    part = [
+        one.share * np.divide(own, whole, out=np.zeros(len(own)), where=whole > 0)[:, None]
+        for one, own in zip(said, demand_bps, strict=True)
+    ]
+    return Answers(np.hstack([one.pop for one in said]), np.hstack(part))
