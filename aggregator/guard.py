@@ -54,6 +54,8 @@ class Case:
     """Of any POP, against the last good table; 1 is unchanged."""
     measured_pops: int
     measured_pops_before: int
+    one_pop_meant: bool = False
+    """The policy sends everybody to one POP while that is up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def _sources(case: Case) -> str:
 
 
 def _one_pop(case: Case) -> str:
-    if case.pops_usable < 3:
+    if case.pops_usable < 3 or case.one_pop_meant:
         return ""
     placed = case.after.share > 0
     weight = (case.after.share * case.demand_bps[:, None])[placed]

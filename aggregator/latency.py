@@ -20,7 +20,7 @@ from aggregator.measurements import Measurements
 from aggregator.memory import Reference
 from aggregator.publish import Publisher
 from aggregator.rollout import Mode, Rollout
-from aggregator.services import ServiceSet, table_of
+from aggregator.services import TO_ONE_POP, ServiceSet, table_of
 from aggregator.standing_orders import StandingOrders
 from aggregator.terms import Atlas
 from popsteer.clock import SECOND_MS
@@ -237,6 +237,7 @@ class LatencyLoop:
             capacity_ratio_max=reference.capacity_ratio(now.load.rated_bps),
             measured_pops=reference.fresh_pops(inputs.estimates, pops),
             measured_pops_before=reference.pops,
+            one_pop_meant=inputs.policy in TO_ONE_POP,
         )
 
     def _conclude(

@@ -22,6 +22,9 @@ from popsteer.table import SETS_MAX, Table
 BY_BAND = frozenset({"latency-band", "cost-aware"})
 BY_WEIGHT = frozenset({"weighted", "latency-band"})
 BY_BIAS = frozenset({"geoproximity"})
+"""Policies that look at each of a service's own terms."""
+TO_ONE_POP = frozenset({"failover"})
+"""Policies that send everybody to one POP while it is up."""
 
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]

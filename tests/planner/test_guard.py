@@ -89,6 +89,10 @@ def test_every_rule_has_its_disaster() -> None:
     assert set(RULES) == set(DISASTERS)
 
 
+def test_a_policy_that_means_one_pop_may_name_one() -> None:
+    assert judge(replace(DISASTERS["all to one POP"], one_pop_meant=True)).good
+
+
 def test_what_a_failure_forces_may_move() -> None:
     forced = replace(DISASTERS["moved"], excused=np.ones(N))
 
