@@ -15,14 +15,15 @@ Never both on the same error: the table answers the offset, which a shed does no
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.signals import Signals
+from aggregator.signals import Readings, Signals
 from popsteer.clock import SECOND_MS
 from popsteer.config import Config
-from popsteer.names import link_subject
+from popsteer.names import Subject, link_subject
 from popsteer.samples import Signal
 
 SILENT_S = 8.0
@@ -65,7 +66,7 @@ F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fleet:
     """p POPs of a configuration, in its order."""
 
@@ -78,6 +79,22 @@ class Fleet:
     """Whether any service names it."""
     ttl_s: float
     """The longest of the services."""
+
+    @cached_property
+    def link_subjects(self) -> tuple[Subject, ...]:
+        """All links, POP by POP."""
+        listed = zip(self.pops, self.links, strict=True)
+        return tuple(link_subject(pop, link) for pop, links in listed for link in links)
+
+    @cached_property
+    def link_pop(self) -> NDArray[np.int64]:
+        """[links], the POP of each."""
+        return np.repeat(np.arange(len(self.pops)), [len(links) for links in self.links])
+
+    @cached_property
+    def link_bps(self) -> F64:
+        """[links], their capacities."""
+        return np.array([bps for links in self.links for bps in links.values()], np.float64)
 
 
 def fleet_of(config: Config) -> Fleet:
@@ -107,34 +124,35 @@ class Health:
 
     def step(self, signals: Signals, now_ms: int) -> bool:
         """Judge all POPs again; whether anyone's state changed."""
-        words = [self._word(signals, pop) for pop in self._pops]
-        bad = np.array([bool(word) for word in words])
+        words = self._words(signals)
+        bad = np.zeros(len(self._pops), bool)
+        bad[list(words)] = True
         self._bad_ms[bad] = now_ms
         held = ~bad & ~self.up & (now_ms - self._bad_ms < UP_DWELL_S * SECOND_MS)
         down = bad | held
         self.panic = bool(down.sum() > PANIC_SHARE * len(self._pops))
         if self.panic:
             down[:] = False
-        self.reason = [
-            f"looks down ({word}), as too many do at once: not believed"
-            if self.panic and word
-            else word or ("up again, waiting a moment" if waits else "")
-            for word, waits in zip(words, held.tolist(), strict=True)
-        ]
+        self.reason = [""] * len(self._pops)
+        for p in np.flatnonzero(held).tolist():
+            self.reason[p] = "up again, waiting a moment"
+        for p, word in words.items():
+            doubted = f"looks down ({word}), as too many do at once: not believed"
+            self.reason[p] = doubted if self.panic else word
         changed = bool((self.up != ~down).any())
         self.up = ~down
         return changed
 
-    def _word(self, signals: Signals, pop: str) -> str:
-        said = signals.of(pop, Signal.UP)
-        if said is not None and said.value < 0.5:
-            return "its signal says down"
+    def _words(self, signals: Signals) -> dict[int, str]:
+        """Why POPs look down, by their number; those that look up are not in it."""
+        heard_ms = signals.heard_ms(self._pops)
         # Silence is measured against the newest signal of anyone, so that a stalled stream
         # silences nobody.
-        silent_s = (signals.newest_ms - signals.pop_ms(pop)) / SECOND_MS
-        if signals.pop_ms(pop) and silent_s > SILENT_S:
-            return f"no signal for {silent_s:.0f} s"
-        return ""
+        silent_s = np.where(heard_ms > 0, signals.newest_ms - heard_ms, 0) / SECOND_MS
+        silent = np.flatnonzero(silent_s > SILENT_S).tolist()
+        words = {p: f"no signal for {silent_s[p]:.0f} s" for p in silent}
+        down = np.flatnonzero(signals.of(self._pops, Signal.UP).value < 0.5).tolist()
+        return words | dict.fromkeys(down, "its signal says down")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,32 +173,43 @@ class Load:
 
 def measured(fleet: Fleet, signals: Signals, caps_bps: Mapping[str, float], now_ms: int) -> Load:
     """Load and capacity of all POPs now; `caps_bps` are the operators' orders."""
-    load = np.array([_fresh(signals, pop, Signal.LOAD_BPS, now_ms) for pop in fleet.pops])
-    capacity = fleet.capacity_bps.copy()
-    rated, own = fleet.capacity_bps.copy(), fleet.capacity_bps.copy()
+    load = _fresh(signals.of(fleet.pops, Signal.LOAD_BPS), now_ms)
+    said = signals.of(fleet.pops, Signal.CAPACITY_BPS).value
+    less = (said > 0) & (said < 0.999 * fleet.capacity_bps)
+    rated = np.where(less, said, fleet.capacity_bps)
     reason = [""] * len(fleet.pops)
+    for p in np.flatnonzero(less).tolist():
+        reason[p] = "it reports less capacity than configured"
+    own, capacity = rated.copy(), rated.copy()
+    for p, link, bound_bps in _full_links(fleet, signals, load, now_ms):
+        if bound_bps < capacity[p]:
+            capacity[p], reason[p] = bound_bps, f"link {link} bounds it"
     for p, pop in enumerate(fleet.pops):
-        if 0 < (said := signals.value(pop, Signal.CAPACITY_BPS)) < 0.999 * capacity[p]:
-            capacity[p] = rated[p] = own[p] = said
-            reason[p] = "it reports less capacity than configured"
-        for link, link_bps in fleet.links[p].items():
-            tx_bps = _fresh(signals, link_subject(pop, link), Signal.TX_BPS, now_ms)
-            if tx_bps > LINK_BUSY * link_bps and load[p] > 0:
-                # The load of the POP at which this link is full, its share of it unchanged.
-                bound = load[p] * link_bps / tx_bps
-                if bound < capacity[p]:
-                    capacity[p], reason[p] = bound, f"link {link} bounds it"
-        if pop in caps_bps and caps_bps[pop] < capacity[p]:
-            capacity[p], reason[p] = caps_bps[pop], "capped by order"
-        own[p] = min(own[p], caps_bps.get(pop, np.inf))
+        if pop in caps_bps:
+            own[p] = min(own[p], caps_bps[pop])
+            if caps_bps[pop] < capacity[p]:
+                capacity[p], reason[p] = caps_bps[pop], "capped by order"
     return Load(load, capacity, rated, tuple(reason), own)
 
 
-def _fresh(signals: Signals, subject: str, signal: Signal, now_ms: int) -> float:
-    reading = signals.of(subject, signal)
-    if reading is None or now_ms - reading.last_ms > STALE_S * SECOND_MS:
-        return float("nan")
-    return reading.value
+def _full_links(
+    fleet: Fleet, signals: Signals, load_bps: F64, now_ms: int
+) -> list[tuple[int, str, float]]:
+    """POP, link and the load of the POP at which this link is full, its share of it unchanged.
+
+    Links that are far from it are left out.
+    """
+    tx_bps = _fresh(signals.of(fleet.link_subjects, Signal.TX_BPS), now_ms)
+    load = load_bps[fleet.link_pop]
+    busy = np.flatnonzero((tx_bps > LINK_BUSY * fleet.link_bps) & (load > 0))
+    bound = load[busy] * fleet.link_bps[busy] / tx_bps[busy]
+    names = [fleet.link_subjects[at].partition("/")[2] for at in busy.tolist()]
+    return list(zip(fleet.link_pop[busy].tolist(), names, bound.tolist(), strict=True))
+
+
+def _fresh(said: Readings, now_ms: int) -> F64:
+    """[n], NaN where a reading is missing or stale."""
+    return np.where(now_ms - said.last_ms > STALE_S * SECOND_MS, np.nan, said.value)
 
 
 class LoadLoop:
