@@ -1,9 +1,9 @@
 """The fold: batches of samples of one cut become the rows of its partials.
 
-Pure and vectorised: one pass over all samples of a cut, no Python per sample or per group. RTT is
-the bulk and has a module of its own (`aggregator.fold_rtt`); demand and signals, which are
-thousands of times fewer, are grouped by a plain lexicographic sort. Sums run in an order that the
-input fixes, so equal input gives equal bits on every machine.
+Pure and vectorised: no Python per sample or per group. RTT is the bulk and has a module of its own
+(`aggregator.fold_rtt`); demand and signals, which are thousands of times fewer, are grouped here
+by a plain lexicographic sort. Sums run in an order that the input fixes, so equal input gives
+equal bits on every machine.
 """
 
 from collections.abc import Sequence
@@ -13,27 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.partials import DemandPartial, Int64, Origin, Partial, SignalPartial
-from popsteer.samples import Batch, DemandBatch, Kind, RttBatch, SignalBatch, most
+from aggregator.partials import DemandPartial, Int64, Origin, SignalPartial
+from popsteer.samples import Batch, DemandBatch, SignalBatch, newest_ms
 
 Index = NDArray[np.int64]
 
 PAIRS_COUNTED_MAX = 65_536
 """So many (window, name) of a batch are told apart by counting, more by sorting."""
-
-
-def fold(kind: Kind, batches: Sequence[Batch], origin: Origin) -> Partial:
-    """The partial of all batches of a kind; the other kinds' batches are passed over."""
-    match kind:
-        case Kind.RTT:
-            # Compiled code weighs 60 MB: processors of streams without RTT do without.
-            from aggregator.fold_rtt import fold_rtt
-
-            return fold_rtt([b for b in batches if isinstance(b, RttBatch)], origin)
-        case Kind.DEMAND:
-            return fold_demand([b for b in batches if isinstance(b, DemandBatch)], origin)
-        case Kind.SIGNAL:
-            return fold_signal([b for b in batches if isinstance(b, SignalBatch)], origin)
 
 
 def fold_demand(batches: Sequence[DemandBatch], origin: Origin) -> DemandPartial:
@@ -94,51 +80,56 @@ class Places:
     """What the numbers mean: the start of the event window in ms, and the POP or link. Each has
     samples: what a header merely lists leaves no trace."""
 
-    def names(self) -> tuple[tuple[str, ...], Int64, NDArray[np.uint16]]:
-        """The names in use, sorted; of each place its event window and the index of its name."""
-        names = tuple(sorted({name for _, name in self.known}))
-        index = {name: place for place, name in enumerate(names)}
-        windows = np.array([window_ms for window_ms, _ in self.known], np.int64)
-        indexes = np.array([index[name] for _, name in self.known], np.uint16)
-        return names, windows, indexes
-
     def of(self, rows: NDArray[Any]) -> tuple[tuple[str, ...], Int64, NDArray[np.uint16]]:
         """Of rows given by place: the names in use; event windows; indexes of names."""
-        names, windows, indexes = self.names()
+        names, windows, indexes = names_of(self.known)
         return names, windows[rows], indexes[rows]
 
 
-def places_in(batches: Sequence[Batch], window_ms: int) -> Places:
-    """The place of every sample of all batches.
+def names_of(
+    places: Sequence[tuple[int, str]],
+) -> tuple[tuple[str, ...], Int64, NDArray[np.uint16]]:
+    """The names in use, sorted; of each place its event window and the index of its name."""
+    names = tuple(sorted({name for _, name in places}))
+    index = {name: place for place, name in enumerate(names)}
+    windows = np.array([window_ms for window_ms, _ in places], np.int64)
+    indexes = np.array([index[name] for _, name in places], np.uint16)
+    return names, windows, indexes
 
-    Most batches are of one agent and one moment, so of one place: that costs no arithmetic.
-    """
+
+def places_in(batches: Sequence[Batch], window_ms: int) -> Places:
+    """The place of every sample of all batches."""
     known: dict[tuple[int, str], int] = {}
-    parts = [_places_of(batch, window_ms, known) for batch in batches]
+    parts = [numbers_of(b, newest_ms(b), window_ms, known) for b in batches]
     ordered = sorted(known)
     rank = np.empty(len(known), np.uint32)
     for position, pair in enumerate(ordered):
         rank[known[pair]] = position
-    place = np.empty(sum(len(batch.dt_ms) for batch in batches), np.uint32)
-    done = 0
-    for batch, part in zip(batches, parts, strict=True):
-        place[done : done + len(batch.dt_ms)] = rank[part]
-        done += len(batch.dt_ms)
+    place = rank[np.concatenate(parts)] if parts else rank
     return Places(place, tuple(ordered))
 
 
-def _places_of(
-    batch: Batch, window_ms: int, known: dict[tuple[int, str], int]
-) -> NDArray[np.uint32] | int:
-    """Numbers in the order of first sight: one, where all samples have the same."""
+def numbers_of(
+    batch: Batch, newest_ms: int, window_ms: int, known: dict[tuple[int, str], int]
+) -> NDArray[np.uint32]:
+    """Of each sample the number of its (event window, name), in the order of first sight.
+
+    Most batches are of one agent and one moment, so of one place: that costs no arithmetic.
+
+    Args:
+        batch: What holds the samples.
+        newest_ms: The time of the newest one.
+        window_ms: The length of a window.
+        known: The numbers given so far; new ones are added.
+    """
     size, names = len(batch.dt_ms), batch.header.subjects
     if not size:
         return np.empty(0, np.uint32)
     start_ms = batch.header.t0_ms // window_ms * window_ms
     since_ms = batch.header.t0_ms - start_ms
-    windows = (since_ms + most(batch.dt_ms)) // window_ms + 1
+    windows = (newest_ms - start_ms) // window_ms + 1
     if windows == len(names) == 1:
-        return known.setdefault((start_ms, names[0]), len(known))
+        return np.full(size, known.setdefault((start_ms, names[0]), len(known)), np.uint32)
     event = (batch.dt_ms.astype(np.uint64) + np.uint64(since_ms)) // np.uint64(window_ms)
     pair = event * np.uint64(len(names)) + batch.subject
     pairs = windows * len(names)

@@ -1,117 +1,142 @@
 """The fold of RTT samples: histograms by sorting packed 64-bit keys, in compiled passes.
 
-Apart from `aggregator.fold`, so that only who folds RTT loads the compiled code.
+Apart from `aggregator.fold`, so that only who folds RTT loads the compiled code. Each record's
+samples go into blocks at once (`aggregator.blocks`), so nothing of the record stays; when the cut
+closes they become keys (`aggregator.packing`), and runs of keys become rows.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from aggregator.fold import column, places_in
-from aggregator.histogram import FIRST_US, LOST, levels
-from aggregator.packing import Keys, Packing, pack
+from aggregator.blocks import METHOD_BITS, Blocks, Words
+from aggregator.fold import names_of, numbers_of
+from aggregator.histogram import CELL_SHIFT, CELLS, CELLS_BELOW_1, FIRST_US, LOST
+from aggregator.packing import Packed, Packer
 from aggregator.partials import Int64, Origin, RttPartial
 from popsteer.kernel import kernel
 from popsteer.samples import RttBatch
 
-
-def fold_rtt(batches: Sequence[RttBatch], origin: Origin) -> RttPartial:
-    """Histograms per (event window, POP, prefix, method)."""
-    places = places_in(batches, origin.window_ms)
-    level, above_us = levels(
-        column(batches, "rtt_us", np.uint32), column(batches, "lost", np.uint8)
-    )
-    columns: dict[str, NDArray[Any]] = {
-        # From most to least significant: sorting the keys sorts the rows as a partial wants them,
-        # and the samples of a bucket by RTT, so that the last of them is its maximum.
-        "place": places.place,
-        "net": column(batches, "net", np.uint64),
-        "plen": column(batches, "plen", np.uint8),
-        "method": column(batches, "method", np.uint8),
-        "level": level,
-        "above_us": above_us,
-    }
-    nets, packing = None, Packing.of(columns)
-    if not packing.fits:
-        nets, columns["net"] = _ranked(columns["net"])
-        packing = Packing.of(columns)
-    dtypes = {name: column.dtype for name, column in columns.items()}
-    rows = [_rtt_rows(part, keys, dtypes) for part, keys in pack(columns, packing)]
-    row = {n: np.concatenate([r[n] for r in rows]) for n in rows[0]} if rows[1:] else rows[0]
-    pops, window_ms, number = places.names()
-    event_window_ms, pop, bucket, max_us = _spread(row, window_ms, number)
-    return RttPartial(
-        origin,
-        pops,
-        event_window_ms=event_window_ms,
-        net=row["net"] if nets is None else nets[row["net"]],
-        plen=row["plen"],
-        pop=pop,
-        method=row["method"],
-        bucket=bucket,
-        count=row["count"],
-        max_us=max_us,
-    )
+COLUMNS = {
+    "event_window_ms": np.int64,
+    "net": np.uint64,
+    "plen": np.uint8,
+    "pop": np.uint16,
+    "method": np.uint8,
+    "bucket": np.int16,
+    "count": np.uint32,
+    "max_us": np.uint32,
+}
 
 
-def _spread(
-    row: dict[str, NDArray[Any]], window_ms: Int64, number: NDArray[np.uint16]
-) -> tuple[Int64, NDArray[np.uint16], NDArray[np.int16], NDArray[np.uint32]]:
-    """What places and levels stand for, in one pass: window, POP, bucket, highest RTT."""
-    size = len(row["place"])
-    event_window_ms, pop = np.empty(size, np.int64), np.empty(size, np.uint16)
-    bucket, max_us = np.empty(size, np.int16), np.empty(size, np.uint32)
-    _fill(
-        row["place"],
-        row["level"],
-        row["above_us"],
-        window_ms,
-        number,
+class RttFold:
+    """Owns the RTT samples of the open cut of a shard, and their memory from cut to cut."""
+
+    def __init__(self, window_ms: int) -> None:
+        self._window_ms = window_ms
+        self._blocks = Blocks()
+        self._packer = Packer()
+        self._places: dict[tuple[int, str], int] = {}
+        """Number of each (event window, POP), in the order of first sight."""
+
+    def add(self, batch: RttBatch, newest_ms: int) -> None:
+        """Take the samples of a batch, of which this is the newest's time; it is needed no more."""
+        places = numbers_of(batch, newest_ms, self._window_ms, self._places)
+        self._blocks.add(batch, places)
+
+    def close(self, origin: Origin) -> RttPartial:
+        """Histograms per (event window, POP, prefix, method) of all samples since the last."""
+        ordered = sorted(self._places)
+        pops, windows_ms, pop_of = names_of(ordered)
+        if ordered:
+            rank = np.empty(len(ordered), np.uint32)
+            rank[[self._places[pair] for pair in ordered]] = np.arange(len(ordered))
+            traits = np.flatnonzero(self._blocks.traits)
+            packed = self._packer.pack(self._blocks, rank, traits)
+            columns = _rows(packed, windows_ms, pop_of, traits)
+        else:
+            columns = {name: np.empty(0, kind) for name, kind in COLUMNS.items()}
+        self._blocks.clear()
+        self._places.clear()
+        return RttPartial(origin, pops, **columns)
+
+
+def _rows(
+    packed: Packed, windows_ms: Int64, pop_of: NDArray[np.uint16], traits: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    # As long as if each sample had a row of its own: memory that is not touched costs nothing.
+    columns = {name: np.empty(len(packed.keys), kind) for name, kind in COLUMNS.items()}
+    rows = _fill_rows(
+        packed.keys,
+        packed.ends,
+        packed.layout.shifts(),
+        windows_ms,
+        pop_of,
+        traits,
+        CELLS,
         FIRST_US,
-        event_window_ms,
-        pop,
-        bucket,
-        max_us,
+        *columns.values(),
     )
-    return event_window_ms, pop, bucket, max_us
+    columns = {name: column[:rows] for name, column in columns.items()}
+    if packed.nets is not None:
+        columns["net"] = packed.nets[columns["net"]]
+    return columns
 
 
 @kernel
-def _fill(
-    place: NDArray[np.uint32],
-    level: NDArray[np.uint16],
-    above_us: NDArray[np.uint32],
-    window_of: Int64,
-    number_of: NDArray[np.uint16],
+def _fill_rows(
+    keys: Words,
+    ends: NDArray[np.int64],
+    shifts: Words,
+    windows_ms: Int64,
+    pop_of: NDArray[np.uint16],
+    traits: NDArray[np.int64],
+    cells: NDArray[np.uint16],
     first_us: NDArray[np.uint32],
     event_window_ms: Int64,
+    net: NDArray[np.uint64],
+    plen: NDArray[np.uint8],
     pop: NDArray[np.uint16],
+    method: NDArray[np.uint8],
     bucket: NDArray[np.int16],
+    count: NDArray[np.uint32],
     max_us: NDArray[np.uint32],
-) -> None:
-    for i in range(len(place)):
-        event_window_ms[i] = window_of[place[i]]
-        pop[i] = number_of[place[i]]
-        bucket[i] = np.int16(level[i]) + LOST
-        max_us[i] = first_us[level[i]] + above_us[i]
-
-
-def _rtt_rows(
-    packing: Packing, keys: Keys, dtypes: dict[str, np.dtype[Any]]
-) -> dict[str, NDArray[Any]]:
-    last, count = packing.runs(keys, "above_us")
-    columns = {name: packing.read(keys, last, name, dtypes[name]) for name in packing.bits}
-    return {**columns, "count": count}
-
-
-def _ranked(values: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-    """The distinct values, ascending, and the rank of each; six times as fast as np.unique."""
-    encoded = pa.array(values).dictionary_encode()
-    distinct = encoded.dictionary.to_numpy()
-    order = np.argsort(distinct)
-    rank = np.empty(len(order), np.uint32)
-    rank[order] = np.arange(len(order), dtype=np.uint32)
-    return distinct[order], rank[encoded.indices.to_numpy()]
+) -> int:
+    """Fill the rows in; gives how many. A row is a run of keys of one pair and bucket."""
+    zeros, low, rtt_bits, net_at = shifts[0], shifts[1], shifts[2], shifts[3]
+    place_at, place_mask, net_mask = shifts[4], shifts[5], shifts[6]
+    place_right, of_net, net_right = shifts[7], shifts[8], shifts[9]
+    answered = np.uint64(1) << (rtt_bits - np.uint64(1))
+    trait_mask = (np.uint64(1) << (net_at - rtt_bits)) - np.uint64(1)
+    i, rows = 0, 0
+    for part in range(len(ends)):
+        above = (np.uint64(part) >> of_net) << place_right
+        beside = (np.uint64(part) & ((np.uint64(1) << of_net) - np.uint64(1))) << net_right
+        while i < ends[part]:
+            key = keys[i]
+            us = key & (answered - np.uint64(1))
+            level, most = 0, answered - np.uint64(1)
+            if key & answered:
+                bits = np.float64(max(us, np.uint64(1))).view(np.uint64)
+                level = int(cells[(bits >> np.uint64(CELL_SHIFT)) - np.uint64(CELLS_BELOW_1)])
+                level += us >= first_us[level + 1]
+                most = answered | (min(np.uint64(first_us[level + 1]), answered) - np.uint64(1))
+            # What belongs to the same row comes next, up to the bucket's last.
+            most |= (key >> rtt_bits) << rtt_bits
+            first = i
+            i += 1
+            while i < ends[part] and keys[i] <= most:
+                i += 1
+            place = above | ((key >> place_at) & place_mask)
+            trait = traits[(key >> rtt_bits) & trait_mask]
+            event_window_ms[rows] = windows_ms[place]
+            pop[rows] = pop_of[place]
+            net[rows] = ((beside | ((key >> net_at) & net_mask)) + low) << zeros
+            plen[rows] = trait >> METHOD_BITS
+            method[rows] = trait & ((1 << METHOD_BITS) - 1)
+            bucket[rows] = level + LOST
+            count[rows] = i - first
+            max_us[rows] = keys[i - 1] & (answered - np.uint64(1))
+            rows += 1
+    return rows

@@ -13,7 +13,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from popsteer.kernel import kernel
 from popsteer.samples import RTT_US_MAX
 
 RELATIVE_ERROR = 0.01
@@ -84,16 +83,11 @@ _LOWEST_US = np.array(
 )
 
 
-def lowest_us(bucket: Buckets) -> NDArray[np.uint32]:
-    """The lowest RTT of each bucket; 0 of the lost one, which holds any wait."""
-    return _LOWEST_US[bucket - LOST]
-
-
 _CELL_BITS = 7
-_CELL_SHIFT = 52 - _CELL_BITS
-_CELLS_BELOW_1 = 1023 << _CELL_BITS
-"""A cell is what a float64 is down to 7 bits of its fraction (IEEE 754: 52 bits, bias 1023)."""
-_BLOCK = 1_024
+CELL_SHIFT = 52 - _CELL_BITS
+CELLS_BELOW_1 = 1023 << _CELL_BITS
+"""A cell is what a float64 is down to 7 bits of its fraction (IEEE 754: 52 bits, bias 1023), so
+compiled loops find the level of an RTT without a logarithm: `CELLS`, then at most one up."""
 
 
 def _cells() -> NDArray[np.uint16]:
@@ -101,51 +95,14 @@ def _cells() -> NDArray[np.uint16]:
 
     A cell is narrower than a bucket, so whatever is in it has this level or the one above.
     """
-    count = (RTT_US_MAX.bit_length() << _CELL_BITS) + _CELLS_BELOW_1
-    bits = np.arange(_CELLS_BELOW_1, count, dtype=np.uint64) << np.uint64(_CELL_SHIFT)
+    count = (RTT_US_MAX.bit_length() << _CELL_BITS) + CELLS_BELOW_1
+    bits = np.arange(CELLS_BELOW_1, count, dtype=np.uint64) << np.uint64(CELL_SHIFT)
     low_end = bits.view(np.float64)
     bucket = np.ceil(np.log(low_end) / np.log(GAMMA))
     level: NDArray[np.uint16] = (bucket - LOST).astype(np.uint16)
     return level
 
 
-_CELLS = _cells()
+CELLS = _cells()
 FIRST_US = np.append(_LOWEST_US, np.uint32(2**32 - 1))
-"""Where each level begins, with an end behind the last."""
-
-
-def levels(
-    rtt_us: NDArray[np.uint32], lost: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint16], NDArray[np.uint32]]:
-    """Of each sample its level (bucket - `LOST`) and how far above the level's lowest RTT it is.
-
-    The same buckets as `bucket_of` and `lowest_us`, in one pass.
-    """
-    level, above_us = np.empty(len(rtt_us), np.uint16), np.empty(len(rtt_us), np.uint32)
-    _fill_levels(rtt_us, lost, _CELLS, FIRST_US, level, above_us)
-    return level, above_us
-
-
-@kernel
-def _fill_levels(
-    rtt_us: NDArray[np.uint32],
-    lost: NDArray[np.uint8],
-    cells: NDArray[np.uint16],
-    first_us: NDArray[np.uint32],
-    level: NDArray[np.uint16],
-    above_us: NDArray[np.uint32],
-) -> None:
-    exact = np.empty(_BLOCK, np.float64)
-    bits = exact.view(np.uint64)
-    for start in range(0, len(rtt_us), _BLOCK):
-        size = min(_BLOCK, len(rtt_us) - start)
-        for i in range(size):
-            exact[i] = max(rtt_us[start + i], 1)
-        for i in range(size):
-            us = rtt_us[start + i]
-            here = int(cells[(bits[i] >> np.uint64(_CELL_SHIFT)) - np.uint64(_CELLS_BELOW_1)])
-            here += us >= first_us[here + 1]
-            if lost[start + i]:
-                here = 0
-            level[start + i] = here
-            above_us[start + i] = us - first_us[here]
+"""Where each level (bucket - `LOST`) begins, with an end behind the last."""

@@ -13,15 +13,29 @@ is cut by the clock. What makes it exact:
 It owns the open cut and the marks of all sources. It never writes and never reads a clock.
 """
 
+import functools
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from aggregator.fold import fold
+from aggregator.fold import fold_demand, fold_signal
 from aggregator.partials import Origin, Partial
 from aggregator.seen import Mark
 from popsteer.clock import HOUR_MS, MINUTE_MS
 from popsteer.errors import RecordError
-from popsteer.samples import Batch, Kind, decode, most, rows
+from popsteer.samples import (
+    Batch,
+    DemandBatch,
+    Kind,
+    RttBatch,
+    SignalBatch,
+    decode,
+    newest_ms,
+    rows,
+)
+
+if TYPE_CHECKING:
+    from aggregator.fold_rtt import RttFold
 
 CLOCK_BEHIND_MS_MAX = HOUR_MS
 CLOCK_AHEAD_MS_MAX = 5 * MINUTE_MS
@@ -101,7 +115,8 @@ class _Open:
     quarantined: dict[str, int] = field(default_factory=dict)
     by_source: Counter[str] = field(default_factory=Counter)
     """Samples accepted of each source."""
-    batches: list[Batch] = field(default_factory=list)
+    demand: list[DemandBatch] = field(default_factory=list)
+    signals: list[SignalBatch] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,19 +210,26 @@ class ShardFold:
             # A refused record is seen, too: its retry is a duplicate, not a second refusal.
             mark = mark.add(batch.header.sequence, record.arrival_ms)
             self._marks[source] = mark
-            newest_ms = self._check(batch, record.arrival_ms, mark)
+            newest = self._check(batch, record.arrival_ms, mark)
             if cut.by_source[source] + rows(batch) > SOURCE_SAMPLES_MAX:
                 raise RecordError("cap", f"over {SOURCE_SAMPLES_MAX} samples in one window")
         except RecordError as error:
             cut.quarantined[error.reason] = cut.quarantined.get(error.reason, 0) + 1
             self.refusals.append(Refusal(error.reason, str(error), source))
             return
-        self._marks[source] = mark.told(newest_ms)
+        self._marks[source] = mark.told(newest)
         cut.by_source[source] += rows(batch)
         cut.samples += rows(batch)
         self.heard_ms = max(self.heard_ms, self._marks[source].heard_ms)
-        if rows(batch):
-            cut.batches.append(batch)
+        if not rows(batch):
+            return
+        match batch:
+            case RttBatch():
+                self._rtt.add(batch, newest)
+            case DemandBatch():
+                cut.demand.append(batch)
+            case SignalBatch():
+                cut.signals.append(batch)
 
     def _check(self, batch: Batch, arrival_ms: int, mark: Mark) -> int:
         """What only this place knows: the stream, the POPs, the time; gives the newest sample's."""
@@ -220,9 +242,9 @@ class ShardFold:
             if unknown:
                 raise RecordError("pop", f"unknown: {unknown[0][:64]!r}")
             self._known = header.subjects
-        newest_ms = header.t0_ms + (most(batch.dt_ms) if rows(batch) else 0)
-        _check_clock(header.t0_ms, newest_ms, arrival_ms, mark)
-        return newest_ms
+        newest = newest_ms(batch)
+        _check_clock(header.t0_ms, newest, arrival_ms, mark)
+        return newest
 
     def _close(self, cut: _Open) -> Cut:
         rules = self._rules
@@ -248,7 +270,23 @@ class ShardFold:
         self._cut_at = None
         self._newest_window_ms = window_ms
         self._previous = (origin.key(rules.kinds[0]),)
-        return Cut(origin, tuple(fold(kind, cut.batches, origin) for kind in rules.kinds))
+        return Cut(origin, tuple(self._folded(kind, cut, origin) for kind in rules.kinds))
+
+    def _folded(self, kind: Kind, cut: _Open, origin: Origin) -> Partial:
+        match kind:
+            case Kind.RTT:
+                return self._rtt.close(origin)
+            case Kind.DEMAND:
+                return fold_demand(cut.demand, origin)
+            case Kind.SIGNAL:
+                return fold_signal(cut.signals, origin)
+
+    @functools.cached_property
+    def _rtt(self) -> "RttFold":
+        # Compiled code weighs 60 MB: processors of streams without RTT do without.
+        from aggregator.fold_rtt import RttFold
+
+        return RttFold(self._rules.window_ms)
 
     def _find_losses(self) -> None:
         """What was missing at the last cut and still is will hardly come: a retry takes seconds.

@@ -35,9 +35,9 @@ def write(columns: dict[str, NDArray[Any]]) -> tuple[list[Any], Any]:
     dt_high, rtt_high = dt_ms >> 8, rtt_us >> 16
     width = _net_bytes(net)
     schema = _schema(
-        pa.uint8() if _most(dt_high) < 256 else pa.uint32(),
+        pa.uint8() if most(dt_high) < 256 else pa.uint32(),
         width,
-        pa.uint8() if _most(rtt_high) < 256 else pa.uint16(),
+        pa.uint8() if most(rtt_high) < 256 else pa.uint16(),
     )
     leading = net.astype(">u8").view(np.uint8).reshape(-1, NET_BYTES)[:, :width]
     arrays = [
@@ -61,7 +61,8 @@ def _array(values: NDArray[Any], kind: Any) -> Any:
     return pa.FixedSizeBinaryArray.from_buffers(kind, len(values), [None, body])
 
 
-def _most(values: NDArray[Any]) -> int:
+def most(values: NDArray[Any]) -> int:
+    """The highest of whole numbers; 0 of none."""
     return int(values.max()) if len(values) else 0
 
 

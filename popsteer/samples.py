@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from popsteer import planes
 from popsteer.errors import RecordError
 from popsteer.names import IPV6_BIT, LENGTH_MASK, Net, Plen, SourceId, mask
+from popsteer.planes import most
 
 VERSION = 2
 RECORD_BYTES_MAX = 25 * 1024
@@ -145,11 +146,6 @@ _COLUMNS: dict[Kind, list[tuple[str, Any]]] = {
         ("value", pa.float64()),
     ],
 }
-_TYPES: dict[Kind, type[RttBatch] | type[DemandBatch] | type[SignalBatch]] = {
-    Kind.RTT: RttBatch,
-    Kind.DEMAND: DemandBatch,
-    Kind.SIGNAL: SignalBatch,
-}
 _KINDS = {kind.value.encode(): kind for kind in Kind}
 _METHODS = len(Method)
 _SCHEMAS = {kind: pa.schema(columns) for kind, columns in _COLUMNS.items()}
@@ -165,6 +161,11 @@ _READ = pa.ipc.IpcReadOptions(use_threads=False)
 def rows(batch: Batch) -> int:
     """How many samples a batch holds."""
     return len(batch.dt_ms)
+
+
+def newest_ms(batch: Batch) -> int:
+    """The time of the newest sample; t0 where there is none."""
+    return batch.header.t0_ms + most(batch.dt_ms)
 
 
 def encode(batch: Batch) -> bytes:
@@ -235,11 +236,6 @@ def _parse_metadata(raw: dict[bytes, bytes]) -> tuple[Kind, Header]:
     if len(listed) > SUBJECTS_MAX:
         raise RecordError("header", f"{len(listed)} subjects")
     return kind, Header(SourceId(source), sequence, t0_ms, listed)
-
-
-def most(values: NDArray[Any]) -> int:
-    """The highest of whole numbers, at least one; half as dear as `max` on so few."""
-    return int(np.maximum.reduce(values))
 
 
 def _checked(kind: Kind, header: Header, table: Any) -> Batch:

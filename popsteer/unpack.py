@@ -33,7 +33,7 @@ def unpack(
 ) -> None:
     """Fill `dt_ms`, `net`, `rtt_us` and `extremes`; there is at least one row."""
     high = subjects = rtts = methods = losses = longest = np.uint32(0)
-    shortest, union = np.uint32(255), np.uint64(0)
+    shortest = np.uint32(255)
     for i in range(len(dt_low)):
         high = max(high, np.uint32(dt_high[i]))
         dt_ms[i] = np.uint32(dt_high[i]) << np.uint32(8) | np.uint32(dt_low[i])
@@ -45,12 +45,31 @@ def unpack(
         losses = max(losses, np.uint32(lost[i]))
         longest = max(longest, np.uint32(plen[i]))
         shortest = min(shortest, np.uint32(plen[i]))
-    for i in range(len(dt_low)):
-        whole = np.uint64(0)
-        for at in range(width):
-            shift = np.uint64(56 - 8 * at)
-            whole |= np.uint64(leading[i * width + at]) << shift
+    extremes[0], extremes[1], extremes[2], extremes[3] = high, subjects, rtts, methods
+    extremes[4], extremes[5], extremes[6] = losses, shortest, longest
+    extremes[7] = _nets_of_24(leading, net) if width == 3 else _nets(leading, width, net)
+
+
+@kernel
+def _nets_of_24(leading: NDArray[np.uint8], net: NDArray[np.uint64]) -> np.uint64:
+    """Of /24 alone, which most are: with the width known this takes a tenth of the time."""
+    union = np.uint64(0)
+    for i in range(len(net)):
+        whole = np.uint64(leading[3 * i]) << np.uint64(56)
+        whole |= np.uint64(leading[3 * i + 1]) << np.uint64(48)
+        whole |= np.uint64(leading[3 * i + 2]) << np.uint64(40)
         net[i] = whole
         union |= whole
-    extremes[0], extremes[1], extremes[2], extremes[3] = high, subjects, rtts, methods
-    extremes[4], extremes[5], extremes[6], extremes[7] = losses, shortest, longest, union
+    return union
+
+
+@kernel
+def _nets(leading: NDArray[np.uint8], width: int, net: NDArray[np.uint64]) -> np.uint64:
+    union = np.uint64(0)
+    for i in range(len(net)):
+        whole = np.uint64(0)
+        for at in range(width):
+            whole |= np.uint64(leading[i * width + at]) << np.uint64(56 - 8 * at)
+        net[i] = whole
+        union |= whole
+    return union

@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator.histogram import (
@@ -13,8 +13,6 @@ from aggregator.histogram import (
     RELATIVE_ERROR,
     bucket_of,
     bucket_value_us,
-    levels,
-    lowest_us,
     quantiles_us,
 )
 from popsteer.samples import RTT_US_MAX
@@ -45,29 +43,6 @@ def test_no_whole_rtt_is_so_close_to_an_edge_that_rounding_could_decide() -> Non
         gaps.append(abs(float((edge - round(edge)) / edge)))
 
     assert min(gaps) > 1e-10
-
-
-@settings(deadline=None)  # the first call compiles
-@given(st.lists(st.tuples(rtts_us, st.booleans()), max_size=60))
-def test_levels_are_the_buckets_and_what_is_above_them(samples: list[tuple[int, bool]]) -> None:
-    rtt_us = np.array([r for r, _ in samples], np.uint32)
-    lost = np.array([x for _, x in samples], np.uint8)
-
-    level, above_us = levels(rtt_us, lost)
-
-    bucket = np.where(lost, np.int16(LOST), bucket_of(rtt_us))
-    assert (level.astype(np.int16) + LOST).tolist() == bucket.tolist()
-    assert (above_us + lowest_us(bucket)).tolist() == rtt_us.tolist()
-
-
-def test_levels_change_where_buckets_do() -> None:
-    """At every edge, on both sides of it."""
-    edges = lowest_us(np.arange(1, BUCKET_MAX + 1, dtype=np.int16))
-    rtt_us = np.concatenate([edges - 1, edges, edges + 1]).astype(np.uint32)
-
-    level, _ = levels(rtt_us, np.zeros(len(rtt_us), np.uint8))
-
-    assert (level.astype(np.int16) + LOST).tolist() == bucket_of(rtt_us).tolist()
 
 
 def test_edges() -> None:
