@@ -221,10 +221,10 @@ def build(
     new_net, new_plen, owner = (np.concatenate([part[i] for part in parts]) for i in range(3))
     kept = [Ranked(one.pop[owner], one.share[owner], one.rtt[owner]) for one in sets]
     scope = new_plen.astype(np.uint8) & np.uint8(LENGTH_MASK)
-    return _of_sets(meta, pops, new_net, new_plen.astype(np.uint8), scope, kept)
+    return of_sets(meta, pops, new_net, new_plen.astype(np.uint8), scope, kept)
 
 
-def _of_sets(
+def of_sets(
     meta: TableMeta,
     pops: tuple[str, ...],
     net: Net,
@@ -232,7 +232,7 @@ def _of_sets(
     scope: NDArray[np.uint8],
     sets: Sequence[Ranked],
 ) -> Table:
-    """The table of these sets over the same rows."""
+    """The table of these sets over the same rows; nothing is checked."""
     first, *further = (
         Table(meta.of_set(number), pops, net, plen, one.pop, one.share, one.rtt, scope)
         for number, one in enumerate(sets)
@@ -343,7 +343,7 @@ def decode(data: bytes, verifier: Verifier | None = None) -> Table:
         for number in range(further + 1)
     ]
     net, plen, scope = columns["net"], columns["plen"], columns["scope"]
-    table = _of_sets(head.meta, head.pops, net, plen, scope, sets)
+    table = of_sets(head.meta, head.pops, net, plen, scope, sets)
     _check(table)
     return table
 

@@ -10,7 +10,15 @@ import numpy as np
 
 from popsteer.batch import Batcher
 from popsteer.config import Config
-from popsteer.names import IPV6_BIT, LENGTH_MASK, Prefix, SourceId, dns_name, mask
+from popsteer.names import (
+    IPV6_BIT,
+    LENGTH_MASK,
+    Prefix,
+    SourceId,
+    demand_subject,
+    dns_name,
+    mask,
+)
 from popsteer.samples import Batch, Kind
 from popsteer.table import Table
 from resolver.answer import Served
@@ -37,7 +45,8 @@ class Demand:
     def add(self, served: Served, table: Table | None) -> None:
         """Count one answer."""
         bits = self.bits_of[served.service]
-        counted = self._counts.get((*_cut(served.client, _length(served, table)), served.pop))
+        subject = _subject(served, table)
+        counted = self._counts.get((*_cut(served.client, _length(served, table)), subject))
         if counted is None:
             counted = self._entry(served, table)
             if counted is None:
@@ -51,7 +60,7 @@ class Demand:
         length = _length(served, table)
         if len(self._counts) >= self.entries_max:
             length = COARSE_LENGTHS[served.client.is_ipv6]
-        key = (*_cut(served.client, length), served.pop)
+        key = (*_cut(served.client, length), _subject(served, table))
         if key not in self._counts and len(self._counts) >= 2 * self.entries_max:
             return None
         return self._counts.setdefault(key, [0.0, 0.0])
@@ -76,6 +85,11 @@ class Demand:
 def demand_of(config: Config) -> Demand:
     """No counts yet, with the traffic of each service's answers."""
     return Demand({dns_name(s.name): s.query_bits for s in config.service})
+
+
+def _subject(served: Served, table: Table | None) -> str:
+    """The POP, with the set of answers that named it."""
+    return demand_subject(served.pop, table.meta.set_of(served.service) if table else 0)
 
 
 def _length(served: Served, table: Table | None) -> int:

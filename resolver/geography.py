@@ -124,7 +124,8 @@ def with_stand_ins(table: Table, config: Config) -> Table:
     order = np.argsort(distance_km(at[:, 0], at[:, 1], at[:, 0], at[:, 1]), axis=1, kind="stable")
     closest = np.array(numbers, np.uint16)[order][:, : near.shape[1]]
     near[numbers, : closest.shape[1]] = closest
-    return replace(table, pop=_filled(table.pop, near))
+    further = tuple(replace(one, pop=_filled(one.pop, near)) for one in table.further)
+    return replace(table, pop=_filled(table.pop, near), further=further)
 
 
 def _filled(pop: NDArray[np.uint16], near: NDArray[np.uint16]) -> NDArray[np.uint16]:

@@ -218,11 +218,12 @@ def decide(
         service: The steered name.
         client: The ECS prefix, or else the resolver's own address.
         ipv6: Which family of addresses is wanted.
-        table: None where this node has none.
+        table: With the service's set of answers; None where this node has none.
         outlook: What the inner loops say.
         fleet: The addresses.
         draw: `DRAW_BITS` random bits.
     """
+    table = table.answers_of(service.name) if table is not None else None
     row, scope = table.find(client) if table is not None else (-1, 0)
     seen: list[Candidate] = []
     share_draw, shed_draw, turn = (draw >> shift & _PART - 1 for shift in (0, 16, 32))

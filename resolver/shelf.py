@@ -18,15 +18,17 @@ import msgspec
 import numpy as np
 
 from popsteer.errors import TableError
-from popsteer.table import NO_RTT, Table, TableMeta
+from popsteer.table import NO_RTT, Ranked, Table, TableMeta, of_sets
 from resolver.fast.index import ROWS_MAX, Index, load, mapped
 
 KEPT = 2
 """Tables on the shelf: a worker may still be about to open the one before."""
-_FORMAT = b"1"
+_FORMAT = b"2"
 """Of the files; another is another table."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-_COLUMNS = ("net", "plen", "pop", "share", "scope")
+_COLUMNS = ("net", "plen", "scope")
+_RANKED = ("pop", "share")
+"""Of each set of answers."""
 _HEAD = "head.json"
 
 
@@ -96,7 +98,7 @@ class Shelf:
     def _place(self, table: Table) -> Path:
         sha = hashlib.sha256(_FORMAT + (_BOOT.read_bytes() if _BOOT.exists() else b""))
         sha.update(msgspec.json.encode(_Head(table.meta, table.pops)))
-        for column in (table.net, table.plen, table.pop, table.share, table.scope):
+        for column in _columns(table).values():
             sha.update(np.ascontiguousarray(column).data)
         return self._folder / f"{table.meta.generation}-{sha.hexdigest()[:16]}"
 
@@ -117,12 +119,28 @@ def open_shelved(folder: Path) -> Shelved:
     try:
         head = msgspec.json.decode((folder / _HEAD).read_bytes(), type=_Head)
         index = load(folder)
-        net, plen, pop, share, scope = (mapped(folder / f"{name}.npy") for name in _COLUMNS)
+        net, plen, scope = (mapped(folder / f"{name}.npy") for name in _COLUMNS)
+        sets = [
+            [mapped(folder / f"{name}.{number}.npy") for name in _RANKED]
+            for number in range(1 + len(head.meta.further))
+        ]
     except (OSError, ValueError) as error:
         raise TableError(f"{folder}: not a compiled table: {error}; delete it") from None
     # RTTs are for people and the planner; an answer needs none.
-    rtt = np.broadcast_to(np.uint16(NO_RTT), pop.shape)
-    return Shelved(Table(head.meta, head.pops, net, plen, pop, share, rtt, scope), index, folder)
+    rtt = np.broadcast_to(np.uint16(NO_RTT), sets[0][0].shape)
+    ranked = [Ranked(pop, share, rtt) for pop, share in sets]
+    table = of_sets(head.meta, head.pops, net, plen, scope, ranked)
+    return Shelved(table, index, folder)
+
+
+def _columns(table: Table) -> dict[str, Any]:
+    """What answers need of a table, by the name of its file."""
+    ranked = {
+        f"{name}.{number}": getattr(one, name)
+        for number, one in enumerate(table.sets)
+        for name in _RANKED
+    }
+    return {name: getattr(table, name) for name in _COLUMNS} | ranked
 
 
 def _write(table: Table, folder: Path) -> None:
@@ -134,8 +152,8 @@ def _write(table: Table, folder: Path) -> None:
     partial.mkdir(parents=True)
     try:
         build(table, partial)
-        for name in _COLUMNS:
-            np.save(partial / f"{name}.npy", getattr(table, name))
+        for name, column in _columns(table).items():
+            np.save(partial / f"{name}.npy", column)
         (partial / _HEAD).write_bytes(msgspec.json.encode(_Head(table.meta, table.pops)))
         partial.rename(folder)
     except OSError:

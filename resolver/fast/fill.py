@@ -77,7 +77,23 @@ def _array(folder: Path | None, name: str, shape: tuple[int, ...], dtype: type) 
 
 
 def _different_rows(table: Table) -> tuple[Words, Entries]:
-    """The rows' columns side by side, equal ones once, and which of them each row is."""
+    """The rows' columns side by side, equal ones once, and which of them each row is.
+
+    Of a table with several sets of answers, rows that are equal in all sets are one, and stand
+    there once for each set.
+    """
+    if not table.further or not len(table):
+        return _rows_of_set(table)
+    sets = [_rows_of_set(one) for one in table.sets]
+    together = np.stack([number for _, number in sets], axis=1)
+    different, number = np.unique(together, axis=0, return_inverse=True)
+    if different.size >= ROWS_MAX:
+        raise TableError(f"{different.size} different rows; an index holds {ROWS_MAX - 1}")
+    rows = np.stack([rows[different[:, i]] for i, (rows, _) in enumerate(sets)], axis=1)
+    return rows.reshape(-1, 4), (number.ravel() * len(sets)).astype(np.uint32)
+
+
+def _rows_of_set(table: Table) -> tuple[Words, Entries]:
     number = np.zeros(len(table), np.uint32)
     rows = np.zeros((max(len(table), 1), 4), np.uint64)
     if not len(table):

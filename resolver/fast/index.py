@@ -40,7 +40,8 @@ class Index(NamedTuple):
     v6_entry: Entries
     rows: Words
     """[different rows, 4] one half of a cache line each: 8 POP numbers of 16 bits, 8 shares of 8
-    bits, and the prefix length. Kernels read it through the two views below."""
+    bits, and the prefix length. Kernels read it through the two views below. Where a table has
+    several sets of answers, an entry names the row of the first and the others follow it."""
     pop: NDArray[np.uint16]
     """[rows, 16] of which 8 are ranked POPs by number, then NO_POP."""
     octet: NDArray[np.uint8]

@@ -13,7 +13,8 @@ import dns.name
 import numpy as np
 from numpy.typing import NDArray
 
-from popsteer.table import CANDIDATES_MAX, Table, TableMeta
+from popsteer.names import demand_subject
+from popsteer.table import CANDIDATES_MAX, Further, Table, TableMeta
 from resolver.fast.batch import EDNS_COOKIE, EDNS_DO, EDNS_ECS, EDNS_NSID, EDNS_PRESENT
 from resolver.fast.client import cookie_keys
 from resolver.fast.draft import IN, QUESTION_POINTER
@@ -51,6 +52,17 @@ class Ranked:
     pops: tuple[str, ...]
     default: tuple[str, ...]
     index: Index
+    further: tuple[Further, ...] = ()
+    """Sets of answers beside the first."""
+
+    @property
+    def defaults(self) -> list[tuple[str, ...]]:
+        """The default order of each set."""
+        return [self.default, *(one.default for one in self.further)]
+
+    def set_of(self, service: str) -> int:
+        """The number of the set of answers for a service."""
+        return TableMeta(generation=0, further=self.further).set_of(service)
 
 
 def services_of(snapshot: Snapshot, bits: Mapping[str, float]) -> Services:
@@ -102,7 +114,7 @@ def ranked_of(table: Table | None, index: Index | None) -> Ranked:
     """A table's POPs and index; without a table those of an empty one."""
     if table is None or index is None:
         return Ranked((), (), build(_no_table()))
-    return Ranked(table.pops, table.meta.default, index)
+    return Ranked(table.pops, table.meta.default, index, table.meta.further)
 
 
 def _no_table() -> Table:
@@ -112,20 +124,26 @@ def _no_table() -> Table:
 
 
 def routes_of(snapshot: Snapshot, ranked: Ranked, services: Services) -> tuple[Routes, list[str]]:
-    """The routes, and the POPs that their numbers mean."""
-    groups = list(dict.fromkeys(service.pops for service in services.all))
+    """The routes, and the subjects of demand that their numbers mean: first of all the POPs."""
+    numbers = [ranked.set_of(service.name) for service in services.all]
+    asked = list(zip((service.pops for service in services.all), numbers, strict=True))
+    groups = list(dict.fromkeys(asked))
     ttls = list(dict.fromkeys(service.ttl_s for service in services.all))
-    config_pops = list(snapshot.fleet.ipv4)
-    pops = numbering(ranked.pops, ranked.default, config_pops)
+    named = tuple(pop for default in ranked.defaults for pop in default)
+    pops = numbering(ranked.pops, named, list(snapshot.fleet.ipv4))
+    defaults = [ranked.defaults[number] for _, number in groups]
     routes = Routes(
         ranked.index,
-        standing(pops, groups, ranked.default, snapshot.fleet, snapshot.outlook),
+        standing(pops, [pop for pop, _ in groups], defaults, snapshot.fleet, snapshot.outlook),
         _addresses(pops, ttls, snapshot.fleet, services),
-        np.array([groups.index(s.pops) for s in services.all] or [0], np.uint32),
+        np.array([groups.index(one) for one in asked] or [0], np.uint32),
+        np.array(numbers or [0], np.uint32),
+        np.array([number * len(pops) for number in numbers] or [0], np.uint32),
         np.array([ttls.index(s.ttl_s) for s in services.all] or [0], np.uint32),
         np.array([round(services.bits.get(s.name, 0)) for s in services.all] or [0], np.uint64),
     )
-    return routes, list(pops)
+    sets = range(1 + len(ranked.further))
+    return routes, [demand_subject(pop, number) for number in sets for pop in pops]
 
 
 def _addresses(

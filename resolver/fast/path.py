@@ -103,10 +103,12 @@ class FastPath:
         batches: list[Batch] = []
         for pops, found in (one for loop in self._loops for one in loop.demand()):
             if len(found.net):
-                batcher = Batcher(Kind.DEMAND, source, pops)
+                used = np.flatnonzero(np.bincount(found.pop))
+                batcher = Batcher(Kind.DEMAND, source, [pops[number] for number in used.tolist()])
+                subject = np.searchsorted(used, found.pop).astype(np.uint16)
                 times = np.full(len(found.net), now_ms, np.int64)
                 bits = found.bits.astype(np.float32)
-                batcher.extend(times, found.net, found.plen, found.pop, found.queries, bits)
+                batcher.extend(times, found.net, found.plen, subject, found.queries, bits)
                 batches += batcher.take(now_ms, flush=True)
         return batches
 

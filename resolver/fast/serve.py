@@ -132,6 +132,10 @@ class Routes(NamedTuple):
     addresses: Addresses
     group: NDArray[np.uint32]
     """[services] which line of `standing`, halved."""
+    set: NDArray[np.uint32]
+    """[services] which of the rows behind an entry; see `Index.rows`."""
+    counted: NDArray[np.uint32]
+    """[services] what a POP's number is raised by where demand is counted."""
     ttl: NDArray[np.uint32]
     """[services] which line of `addresses`, halved."""
     bits: Words
@@ -232,6 +236,8 @@ def _steer(batch: Batch, count: U64, book: Book, routes: Routes, random: Words) 
             query[LINE] = uint64(2) * uint64(routes.ttl[service]) + family
             query[DRAW] = next_draw(random)
             row = query[ENTRY] >> uint64(8)
+            if row != uint64(NO_ROW):
+                row += uint64(routes.set[service])
             query[CHOICE] = choose(routes.table, routes.standing, row, group, query[DRAW])
 
 
@@ -273,6 +279,7 @@ def _count(
         bits = routes.bits[answer[SERVICE]]
         loop.pop[pop] += uint64(1)
         length = _row_length(routes, query)
+        pop += uint64(routes.counted[answer[SERVICE]])
         count_answer(counts, query[NET], _source(query), length, query[IPV6], pop, bits)
         if not _by_subnet(query):
             query[ENTRY] = uint64(0)  # RFC 7871 §7.2.1: it does not depend on a subnet

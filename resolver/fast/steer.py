@@ -129,18 +129,21 @@ def choose(index: Index, now: Standing, row: U64, group: U64, draw: U64) -> U64:
 def numbering(
     table_pops: Sequence[str], default: Sequence[str], config_pops: Sequence[str]
 ) -> tuple[str, ...]:
-    """POPs by number: the table's, then those that only its default or the configuration name."""
+    """POPs by number: the table's, then those that only its defaults or the configuration name."""
     return tuple(dict.fromkeys((*table_pops, *default, *config_pops)))
 
 
 def standing(
     pops: Sequence[str],
     groups: Sequence[tuple[str, ...]],
-    default: Sequence[str],
+    defaults: Sequence[Sequence[str]],
     fleet: Fleet,
     outlook: Outlook,
 ) -> Standing:
-    """What POPs are to each group of services, the tuples of POPs that services name."""
+    """What POPs are to each group of services, the tuples of POPs that services name.
+
+    `defaults` are the default orders of the groups.
+    """
     number = {pop: i for i, pop in enumerate(pops)}
     status = np.zeros((2 * max(len(groups), 1), max(len(pops), 1)), np.uint8)
     stand_in = np.full((len(status), status.shape[1] + 1), NO_POP, np.uint16)
@@ -151,7 +154,8 @@ def standing(
             for pop in members:
                 if fleet.addresses(pop, ipv6):
                     status[line, number[pop]] = _status(pop, outlook)
-            order = [number[pop] for pop in default], [number[pop] for pop in members]
+            tiers = defaults[group], members
+            order = [number[pop] for pop in tiers[0]], [number[pop] for pop in tiers[1]]
             _fill_order(status[line], order, stand_in[line], last[line])
     shed = np.array([_part(outlook.shed, pop) for pop in pops] or [0], np.uint32)
     return Standing(status, stand_in, last, shed)

@@ -73,7 +73,7 @@ def test_compiled_choice_is_the_decision(seed: int, bad: float, with_table: bool
     members = [tuple(p for p in POPS if rng.random() < 0.7) for _ in range(2)]
     default = table.meta.default if table else ()
     pops = numbering(table.pops if table else (), default, POPS)
-    now = standing(pops, members, default, fleet, outlook)
+    now = standing(pops, members, [default] * len(members), fleet, outlook)
     ranks = build_index(table or build(TableMeta(generation=0), (), *EMPTY))
     for _ in range(60):
         group, ipv6 = int(rng.integers(2)), bool(rng.integers(2))
