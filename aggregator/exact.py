@@ -4,6 +4,11 @@ Prices from Newton's method tell nearly which candidates can be chosen at all. T
 programme over those alone is small; its own prices then tell whether any other candidate would
 be cheaper. Those are added and it is solved again, until none is left out wrongly: column
 generation (Dantzig and Wolfe 1960). What comes out is the optimum over all candidates.
+
+With few columns a resource may look far too small, at a price that would call for every other
+candidate. So overflow is cheap at first, little above the prices that are known (a stabilised
+column generation: du Merle, Villeneuve, Desrosiers and Hansen 1999); where the solution makes use
+of that, its true cost is set, and it is solved again.
 """
 
 from dataclasses import dataclass
@@ -16,8 +21,12 @@ from scipy.optimize import linprog
 from aggregator.market import F64, Ints, Market
 from aggregator.newton import OVERFLOW_US
 
-WINDOW_US = 1_000.0
+WINDOW_US = 500.0
 """Candidates within this of their row's cheapest are in from the start."""
+CEILING_US = 10_000.0
+"""So far above the known price overflow costs at first."""
+OVER_MIN = 1e-6
+"""Of the mean demand: less overflow is none."""
 MARGIN_US = 1e-3
 """What a candidate must be cheaper by than those that are in, to come in."""
 ROUNDS_MAX = 25
@@ -41,6 +50,8 @@ class Optimum:
 class _Solved:
     share: F64
     price_us: F64
+    over: F64
+    """[r], load beyond the capacity, in mean demands."""
 
 
 def solve(market: Market, price_us: F64) -> Optimum | None:
@@ -48,20 +59,23 @@ def solve(market: Market, price_us: F64) -> Optimum | None:
 
     `price_us` are prices close to the optimum's; better ones make it faster, not other.
     """
-    price, share = price_us, None
-    least = _priced(market, price).min(axis=1, keepdims=True)
-    held = _priced(market, price) <= least + WINDOW_US
+    priced = _priced(market, price_us)
+    held = priced <= priced.min(axis=1, keepdims=True) + WINDOW_US
+    ceiling = price_us + CEILING_US
     for _ in range(ROUNDS_MAX):
-        solved = _restricted(market, held)
+        solved = _restricted(market, held, ceiling)
         if solved is None:
             return None
-        price, share = solved.price_us, solved.share
-        priced = _priced(market, price)
+        priced = _priced(market, solved.price_us)
         inside = np.where(held, priced, np.inf).min(axis=1, keepdims=True)
         missing = ~held & (priced < inside - MARGIN_US)
-        if not missing.any():
-            return Optimum(share, price)
-        held |= missing
+        if missing.any():
+            held |= missing
+            continue
+        cheated = np.isfinite(ceiling) & (solved.over > OVER_MIN)
+        if not cheated.any():
+            return Optimum(solved.share, solved.price_us)
+        ceiling[cheated] = np.inf
     return None
 
 
@@ -70,8 +84,11 @@ def _priced(market: Market, price_us: F64) -> F64:
     return priced
 
 
-def _restricted(market: Market, held: Bools) -> _Solved | None:
-    """The linear programme over the candidates that are held."""
+def _restricted(market: Market, held: Bools, ceiling_us: F64) -> _Solved | None:
+    """The linear programme over the candidates that are held.
+
+    Overflow costs what it does where the ceiling [r] is infinite, and the ceiling elsewhere.
+    """
     choices = held.sum(axis=1)
     fixed, open_rows = np.flatnonzero(choices == 1), np.flatnonzero(choices > 1)
     share = np.zeros(held.shape)
@@ -83,7 +100,7 @@ def _restricted(market: Market, held: Bools) -> _Solved | None:
         load += np.bincount(number[fixed, column], market.demand[fixed], r)
     row, column = np.nonzero(held[open_rows])
     at = open_rows[row]
-    over_cost, over_size, over_resource = _overflow(market.capacity)
+    over_cost, over_size, over_resource = _overflow(market.capacity, ceiling_us)
     demand, scale = market.demand[at].astype(np.float64), float(market.demand.mean())
     n, e, o = len(open_rows), len(at), len(over_cost)
     limited = np.flatnonzero(market.limited)
@@ -105,22 +122,32 @@ def _restricted(market: Market, held: Bools) -> _Solved | None:
         b_eq=np.ones(n) if n else None,
         bounds=np.stack([np.zeros(e + o), np.concatenate([np.ones(e), over_size / scale])], axis=1),
         method="highs",
+        # There is little left to find out before: it takes longer than what it saves.
+        options={"presolve": False},
     )
     if not found.success:
         return None
     share[at, column] = found.x[:e]
     price = np.zeros(r)
     price[limited] = np.maximum(-found.ineqlin.marginals, 0.0)
-    return _Solved(share, price)
+    over = np.bincount(over_resource, found.x[e:], r)
+    return _Solved(share, price, np.asarray(over, np.float64))
 
 
-def _overflow(capacity: F64) -> tuple[F64, F64, Ints]:
-    """Cost, size and resource of each piece of overflow; the last piece has no end."""
-    limited = np.flatnonzero(np.isfinite(capacity))
+def _overflow(capacity: F64, ceiling_us: F64) -> tuple[F64, F64, Ints]:
+    """Cost, size and resource of each piece of overflow; the last piece has no end.
+
+    Where there is a ceiling there is one piece, at that cost.
+    """
+    capped = np.flatnonzero(np.isfinite(capacity) & np.isfinite(ceiling_us))
+    limited = np.flatnonzero(np.isfinite(capacity) & np.isinf(ceiling_us))
     edges = np.array([0.0, *OVERFLOW_EDGES])
     cost = OVERFLOW_US * (1 + np.append((edges[1:] + edges[:-1]) / 2, 2 * edges[-1]))
     width = np.append(np.diff(edges), np.inf)
     with np.errstate(invalid="ignore"):
         size = np.where(np.isinf(width), np.inf, capacity[limited, None] * width)
-    times = len(limited)
-    return np.tile(cost, times), size.ravel(), np.repeat(limited, len(width))
+    return (
+        np.concatenate([ceiling_us[capped], np.tile(cost, len(limited))]),
+        np.concatenate([np.full(len(capped), np.inf), size.ravel()]),
+        np.concatenate([capped, np.repeat(limited, len(width))]),
+    )
