@@ -36,8 +36,8 @@ from resolver.zone import (
     Zones,
 )
 
-CHAIN_MAX = 16
-"""Aliases that one answer follows; more, or a loop, is SERVFAIL, as BIND has it."""
+CHAIN_MAX = 12
+"""Steps of one answer, so 11 aliases; more, or a loop, is SERVFAIL, as BIND 9.18 has it."""
 
 BESIDE_CNAME = frozenset({CNAME, ANY, 24, 25, 30, 46, 47})
 """Types that may stand beside a CNAME, or mean the alias itself: never followed (RFC 4035 §2.5)."""
@@ -140,7 +140,8 @@ def _alias(made: Sections, zone: Zone, match: Match, name: Labels, qtype: int) -
 def _rename(made: Sections, node: Node, name: Labels, qtype: int) -> Labels | None:
     """RFC 6672 §3.2: the DNAME and a CNAME made from it with the same TTL."""
     dname = node.rrsets[DNAME]
-    made.answer.append(dname)
+    if dname not in made.answer:  # a chain may come by twice; no RRset does (RFC 2181 §5)
+        made.answer.append(dname)
     target = dname.rdatas[0].target
     assert target is not None
     renamed = name[: len(name) - len(node.owner)] + target
@@ -179,7 +180,9 @@ def _prove(made: Sections, signing: Signing, match: Match, key: Key, *, empty: b
         # A wildcard stood in: that the name itself is not there.
         proofs = [signing.proof(key)] if owner != key or empty else []
         proofs += [signing.proof(owner)] if owner != key and empty else []
-    made.authority += [one for i, one in enumerate(proofs) if one not in proofs[:i]]
+    for one in proofs:
+        if one not in made.authority:  # each step of a chain has proofs of its own
+            made.authority.append(one)
 
 
 def _data(
@@ -194,10 +197,10 @@ def _data(
     if node.service is not None and qtype in {A, AAAA, ANY}:
         _steered(made, zone, node, name, qtype, resolver)
     if qtype == ANY:
-        found = [r for r in node.rrsets.values() if _is_shown(r, resolver)]
+        found = [r for r in node.rrsets.values() if _is_shown(r, zone, resolver)]
         if resolver.one_rrset_for_any:
             found = found[: 1 + before - len(made.answer)]
-    elif qtype == RRSIG:
+    elif qtype == RRSIG and zone.signing is not None:
         found = _signatures(node)[: 1 if resolver.one_rrset_for_any else None]
     else:
         found = [node.rrsets[qtype]] if qtype in node.rrsets else []
@@ -208,9 +211,9 @@ def _data(
         made.authority.append(zone.negative_soa())
 
 
-def _is_shown(rrset: RRset, resolver: Resolver) -> bool:
+def _is_shown(rrset: RRset, zone: Zone, resolver: Resolver) -> bool:
     """To ANY: records that signing made are for those who can read them."""
-    return resolver.dnssec or rrset.rtype not in MADE_BY_SIGNING
+    return resolver.dnssec or zone.signing is None or rrset.rtype not in MADE_BY_SIGNING
 
 
 def _signatures(node: Node) -> list[RRset]:

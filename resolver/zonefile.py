@@ -1,33 +1,37 @@
 """Zones from RFC 1035 master files.
 
-Reads with dnspython and turns its records into `resolver.zone`; every refusal names the file, the
-line and what was expected. Services are laid into the zone that encloses them; one that no file
+Turns the records that `resolver.masterfile` reads into `resolver.zone` and checks what a zone must
+have. Services are laid into the zone that encloses them; one that no file
 encloses gets a small zone of its own, so that a configuration without files can serve.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import dns.exception
 import dns.name
-import dns.rdataclass
 import dns.rdatatype
-import dns.tokenizer
 import dns.zone
-import dns.zonefile
 
 from popsteer.config import Config
 from popsteer.errors import ConfigError
 from popsteer.names import dns_name
+from popsteer.telemetry import logger
 from resolver.dnssec import lay_over, read_signed
+from resolver.masterfile import read_records
 from resolver.route import Fleet, Steered, fleet_of, steered_of
 from resolver.wire import Key, Labels, lower
 from resolver.zone import AAAA, CNAME, DNAME, MX, NS, PTR, SOA, A, Node, Rdata, RRset, Zone, Zones
 
 OWN_ZONE_TTL_S = 300
 """SOA TTL and negative TTL of a zone that has no file."""
+TTL_S_MAX = 2**31 - 1
+RRSET_BYTES_MAX = 64_000
+"""A longer RRset goes into no message, not even over TCP."""
+_RECORD_BYTES = 12
+"""Of a record in an answer besides its data: compressed name, type, class, TTL, length."""
 
 _TARGET_FIELDS = {"NS": "target", "CNAME": "target", "DNAME": "target", "PTR": "target"} | {
     "MX": "exchange",
@@ -83,158 +87,35 @@ def unsigned_zones(config: Config) -> Zones:
 def read_zone(path: Path) -> tuple[Key, dict[Key, Node]]:
     """Origin and nodes of one file.
 
-    The origin is the owner of the SOA. Where the file gives names relative to an origin that it
-    does not state, the origin is the file's name without `.zone`, `.db` or a leading `db.`.
-
     Raises:
         ConfigError: names the file, the line and what was expected.
     """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"dns.zones: {path}: {reason}") from None
-    origin = _origin(text, path)
-    zone = dns.zone.Zone(origin, relativize=False)
-    tokens = _Tokens(text, str(path))
-    with zone.writer(replacement=True) as txn:
-        reader = _Reader(tokens, dns.rdataclass.IN, txn, allow_include=True)
-        txn.check_put_rdataset(_refuse_second)
-        try:
-            reader.read()
-        except (dns.exception.DNSException, ValueError, KeyError, OSError) as error:
-            raise ConfigError(f"dns.zones: {reader.explain(error)}") from None
-        finally:
-            reader.close()
-    return _checked(path, origin, _nodes(zone))
-
-
-def _refuse_second(txn: Any, name: dns.name.Name, rdataset: Any) -> None:
-    """Types of which a name has one at most: dnspython would let the later win without a word."""
-    if dns.rdatatype.is_singleton(rdataset.rdtype):
-        before = txn.get(name, rdataset.rdtype)
-        if before is not None and set(before) != set(rdataset):
-            kind = dns.rdatatype.to_text(rdataset.rdtype)
-            raise ValueError(f"{name} has more than one {kind}")
-
-
-class _Tokens(dns.tokenizer.Tokenizer):
-    """dnspython's; the file of an $INCLUDE is looked for beside the file that names it."""
-
-    _names_file = False
-
-    def get(self, want_leading: bool = False, want_comment: bool = False) -> dns.tokenizer.Token:
-        token = super().get(want_leading, want_comment)
-        if self._names_file and not token.is_eol_or_eof():
-            token.value = str(Path(self.filename).parent / token.value)
-        # Only the first word of a line is asked for with the blanks before it.
-        self._names_file = want_leading and token.value.upper() == "$INCLUDE"
-        return token
-
-
-class _Reader(dns.zonefile.Reader):
-    """dnspython's reader; it knows where the record at hand began."""
-
-    record_at: tuple[str, int] | None = None
-
-    @property
-    def tok(self) -> dns.tokenizer.Tokenizer:
-        """The words of the file that is read now."""
-        return self._tok
-
-    @tok.setter
-    def tok(self, tokens: dns.tokenizer.Tokenizer) -> None:
-        fresh = not isinstance(tokens, _Tokens)
-        self._tok = _Tokens(tokens.file, tokens.filename) if fresh else tokens
-
-    def close(self) -> None:
-        """Close included files that an error left open."""
-        for file in (self.current_file, *(state[3] for state in self.saved_state)):
-            if file is not None:
-                file.close()
-
-    def _rr_line(self) -> None:
-        self.record_at = self.tok.where()
-        super()._rr_line()
-        self.record_at = None
-
-    def explain(self, error: Exception) -> str:
-        """File, line, what is wrong and what was expected."""
-        file, line = self.record_at or self.tok.where()
-        detail = str(error)
-        if isinstance(error, dns.exception.SyntaxError):
-            # dnspython puts its own idea of file and line in front, often one line late.
-            detail = detail.split(": ", 1)[-1]
-        if isinstance(error, OSError):
-            return f"{file}:{line}: $INCLUDE {error.filename}: {error.strerror}"
-        written = _line(file, line)
-        types = [word.upper() for word in written.split() if word.upper() in _FORMS]
-        form = _FORMS[types[0]] if types else "TYPE DATA"
-        owner = "[NAME] [TTL] [IN]"
-        return f"{file}:{line}: {written!r}: {detail.rstrip('.')}; expected {owner} {form}"
-
-
-_FORMS = {
-    "A": "A and an IPv4 address",
-    "AAAA": "AAAA and an IPv6 address",
-    "CNAME": "CNAME and one name, alone at its owner",
-    "DNAME": "DNAME and one name",
-    "NS": "NS and one name",
-    "PTR": "PTR and one name",
-    "MX": "MX, a preference and a name",
-    "SRV": "SRV, priority, weight, port and a name",
-    "SOA": "SOA, two names and the numbers serial, refresh, retry, expire, minimum",
-    "TXT": "TXT and strings, quoted where they hold spaces",
-    "CAA": 'CAA, flags, a tag and a quoted value, as in 0 issue "ca.example"',
-    "HTTPS": "HTTPS, priority, target and key=value pairs",
-    "SVCB": "SVCB, priority, target and key=value pairs",
-}
-
-
-def _line(file: str, line: int) -> str:
-    """The line of a file as it stands there."""
-    lines = Path(file).read_text("utf-8").splitlines()
-    return lines[line - 1].strip() if 0 < line <= len(lines) else ""
-
-
-def _origin(text: str, path: Path) -> dns.name.Name:
-    """Owner of the SOA, found without reading records: their reader wants to know it first."""
-    stem = path.name.removeprefix("db.").removesuffix(".zone").removesuffix(".db")
-    owner = ""
-    try:
-        origin = dns.name.from_text(stem)
-        for line in text.splitlines():
-            words = line.partition(";")[0].split()
-            if not words:
-                continue
-            if words[0].upper() == "$ORIGIN" and len(words) > 1:
-                origin = dns.name.from_text(words[1], origin)
-            if words[0].startswith("$"):
-                continue
-            if not line[0].isspace():
-                owner = words.pop(0)
-            if "SOA" in (word.upper() for word in words[:3]):
-                return dns.name.from_text(owner or "@", origin)
-    except dns.exception.DNSException as error:
-        raise ConfigError(f"dns.zones: {path}: {error}") from None
-    raise ConfigError(f"dns.zones: {path}: no SOA record; a zone starts with one")
+    zone = read_records(path)
+    assert zone.origin is not None
+    return _checked(path, zone.origin, _nodes(zone))
 
 
 def _nodes(zone: dns.zone.Zone) -> dict[Key, Node]:
     nodes: dict[Key, Node] = {}
     for name, node in zone.nodes.items():
         owner = _labels(name)
-        rrsets = {
-            int(rdataset.rdtype): RRset(
-                owner,
-                int(rdataset.rdtype),
-                int(rdataset.ttl),
-                tuple(_rdata(rdata) for rdata in rdataset),
-            )
-            for rdataset in node
-        }
+        rrsets: dict[int, RRset] = {}
+        for rdataset in node:
+            rrset = _rrset(owner, rdataset)
+            before = rrsets.get(rrset.rtype)
+            if before is not None:
+                # dnspython keeps RRSIGs apart by the type that they cover.
+                rrset = replace(rrset, rdatas=before.rdatas + rrset.rdatas)
+            rrsets[rrset.rtype] = rrset
         nodes[lower(owner)] = Node(owner, MappingProxyType(rrsets))
     return nodes
+
+
+def _rrset(owner: Labels, rdataset: Any) -> RRset:
+    ttl_s = int(rdataset.ttl)
+    rdatas = tuple(_rdata(rdata) for rdata in rdataset)
+    # RFC 2181 §8: a TTL with the top bit set is 0.
+    return RRset(owner, int(rdataset.rdtype), ttl_s if ttl_s <= TTL_S_MAX else 0, rdatas)
 
 
 def _rdata(rdata: Any) -> Rdata:
@@ -265,6 +146,14 @@ def _checked(
         raise ConfigError(f"dns.zones: {path}: expected one SOA at {origin}")
     if NS not in apex:
         raise ConfigError(f"dns.zones: {path}: no NS record at {origin}; a zone needs one")
+    for rrset in (rrset for node in nodes.values() for rrset in node.rrsets.values()):
+        size = sum(len(rdata.octets) + _RECORD_BYTES for rdata in rrset.rdatas)
+        if size > RRSET_BYTES_MAX:
+            raise ConfigError(
+                f"dns.zones: {path}: {_text(rrset.owner)} has {len(rrset.rdatas)} records of type "
+                f"{dns.rdatatype.to_text(dns.rdatatype.RdataType.make(rrset.rtype))}, {size} "
+                f"octets; no answer can be longer than {RRSET_BYTES_MAX}"
+            )
     return key, nodes
 
 
@@ -285,13 +174,16 @@ def _lay_in(zones: dict[Key, dict[Key, Node]], service: Steered) -> None:
                 f"{_text(above.owner)} away; a service must be in our own part of it"
             )
     node = nodes.get(key, Node(name))
-    if taken := [t for t in (A, AAAA, CNAME) if t in node.rrsets]:
-        kind = dns.rdatatype.to_text(dns.rdatatype.RdataType(taken[0]))
+    if CNAME in node.rrsets:
         raise ConfigError(
-            f"service {service.name}: the zone {_text(origin)} has a {kind} record there; "
+            f"service {service.name}: the zone {_text(origin)} has a CNAME record there; "
             "remove it, the table answers for this name"
         )
-    nodes[key] = Node(node.owner, node.rrsets, service)
+    own = {t: rrset for t, rrset in node.rrsets.items() if t not in {A, AAAA}}
+    if len(own) < len(node.rrsets):
+        # A file that also feeds servers that cannot steer.
+        logger().warning("addresses in a zone file are not used", service=service.name)
+    nodes[key] = Node(node.owner, MappingProxyType(own), service)
 
 
 def _own_apex(name: Labels) -> Node:

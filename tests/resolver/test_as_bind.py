@@ -287,12 +287,22 @@ MADE_NAMES = [
     *("z.self", "a.d3", "ent2", "x.ent2", "ent3", "b.c.d.ent3", "x.c.d.ent3", "a.b.del"),
     *("x.del2", "x.del3", "x.child", "foo.dn", "bar.dn", "zzz.dn", "a.b.dn", "x.dnout"),
     *("foo.dnchain", "www.dnother", "foo.dnother", "zz.dnother", "x.dndel", "ns1.dndel"),
-    *("x.dnlong", "host.w", "nothing", "MIXED.case", "x.bigdel", "WEB", "x.web"),
+    *(
+        "x.dnloop",
+        "y.x.dnloop",
+        "x.dnlong",
+        "host.w",
+        "nothing",
+        "MIXED.case",
+        "x.bigdel",
+        "WEB",
+        "x.web",
+    ),
     *("near.wide.test.", "www.near.wide.test.", "a.b.near.wide.test.", "wide.test."),
 ]
 WIDE_TYPES = [
     *("A", "AAAA", "NS", "SOA", "MX", "TXT", "CNAME", "DNAME", "ANY", "SRV", "DS", "HTTPS", "SVCB"),
-    *("RRSIG", "NSEC", "KEY", "DNSKEY", "PTR", "NAPTR", "TYPE1234", "CAA"),
+    *("CDS", "MB", "MINFO", "RRSIG", "NSEC", "KEY", "DNSKEY", "PTR", "NAPTR", "TYPE1234", "CAA"),
 ]
 
 
