@@ -5,12 +5,14 @@ row: the table's wider prefix or default order answers it, which is the honest t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.estimate import Estimates
 from aggregator.inference import Surroundings, inferred
+from aggregator.market import crew
 from aggregator.prefixes import Prefixes, Rows
 from aggregator.solve import NOWHERE
 from popsteer.evidence import Source
@@ -23,8 +25,11 @@ RETRANSMIT_US = 1_000_000
 """What a lost packet costs a connection: the initial time-out of TCP (RFC 6298 section 2.1)."""
 LOSSES_DOUBTED = 1.5
 """So many losses are taken for chance before loss counts as a property of the path."""
+_MEASURED = int(Source.MEASURED)
 
 F64 = NDArray[np.float64]
+Columns = NDArray[Any]
+"""float32, int32: at a million prefixes the memory that is written is what takes the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +39,11 @@ class Candidates:
     row: Rows
     """[n], rows of `Prefixes`, ascending."""
     pop: NDArray[np.int64]
-    rtt_us: F64
-    spread_us: F64
-    cost_us: F64
+    rtt_us: Columns
+    spread_us: Columns
+    cost_us: Columns
     """RTT plus what its loss costs."""
-    pair: NDArray[np.int64]
+    pair: Columns
     """Which of `known` each is; NOWHERE in padding."""
     known: Estimates
     """The estimates, measured and inferred."""
@@ -55,60 +60,102 @@ def candidates(
     """All prefixes of which an RTT is measured or can be inferred."""
     told = inferred(estimates, prefixes, pops, around)
     known = told.estimates
-    cost = known.rtt_us + RETRANSMIT_US * _loss_beyond_chance(known)
-    row = known.key // pops
-    first = np.flatnonzero(np.append(True, row[1:] != row[:-1])) if len(row) else row
-    bounds = np.append(first, len(row))
+    first = _first_of_rows(known.key, pops)
+    bounds = np.append(first, len(known.key))
     n = len(first)
     # No wider than any row is: empty columns cost every later step as much as full ones.
     widest = int(np.diff(bounds).max(initial=0))
     width = int(min(widest, max(WIDTH_MIN, CELLS_MAX // max(n, 1))))
-    pair = np.full((n, width), NOWHERE, np.int64)
-    _cheapest(cost, bounds, pair)
-    padding = pair == NOWHERE
+    pair, pop = np.empty((n, width), np.int32), np.empty((n, width), np.int64)
+    cells = np.empty((3, n, width), np.float32)
+    source = np.empty((n, width), np.uint8)
+    given = (known.rtt_us, known.spread_us, known.samples, known.loss)
 
-    def spread_out(values: F64, empty: float) -> F64:
-        cells = values[pair] if len(values) else np.empty(pair.shape)
-        cells[padding] = empty
-        return cells
+    def fill(begin: int, end: int) -> None:
+        _cheapest(given, bounds, pair, cells[2], begin, end)
+        _fill(known.key, pops, given, told.source, pair, pop, cells, source, begin, end)
 
+    with crew() as workers:
+        workers.each(n, fill)
     return Candidates(
-        row[first],
-        np.where(padding, NOWHERE, known.key[pair] % pops if n else pair),
-        spread_out(known.rtt_us, np.nan),
-        spread_out(known.spread_us, np.nan),
-        spread_out(cost, np.inf),
-        pair,
-        known,
-        np.where(padding, np.uint8(Source.MEASURED), told.source[pair])
-        if n
-        else pair.astype(np.uint8),
+        known.key[first] // pops, pop, cells[0], cells[1], cells[2], pair, known, source
     )
 
 
 @kernel
-def _cheapest(cost: F64, bounds: NDArray[np.int64], pair: NDArray[np.int64]) -> None:
+def _first_of_rows(key: NDArray[np.int64], pops: int) -> NDArray[np.int64]:
+    """Where the pairs of each prefix begin."""
+    first = np.empty(len(key), np.int64)
+    rows, beyond = 0, np.int64(-1)
+    for at in range(len(key)):
+        if key[at] >= beyond:
+            first[rows] = at
+            rows += 1
+            beyond = (key[at] // pops + 1) * pops
+    return first[:rows].copy()
+
+
+@kernel
+def _cheapest(
+    given: tuple[Columns, Columns, Columns, Columns],
+    bounds: NDArray[np.int64],
+    pair: Columns,
+    cost: Columns,
+    begin: int,
+    end: int,
+) -> None:
     """The pairs of each row, cheapest first, of equal ones the first; as many as there are columns.
 
     Row i has the pairs from `bounds[i]` to `bounds[i + 1]`.
     """
-    n, width = pair.shape
-    for row in range(n):
+    rtt, _, samples, loss = given
+    width = pair.shape[1]
+    for row in range(begin, end):
         filled = 0
         for one in range(bounds[row], bounds[row + 1]):
+            # Loss counts that is significant: one probe lost among five proves nothing.
+            lost = max(loss[one] * samples[one] - LOSSES_DOUBTED, 0.0)
+            own = np.float32(rtt[one] + RETRANSMIT_US * lost / (samples[one] + LOSSES_DOUBTED))
             at = filled
-            while at > 0 and cost[one] < cost[pair[row, at - 1]]:
+            while at > 0 and own < cost[row, at - 1]:
                 at -= 1
             if at == width:
                 continue
             filled = min(filled + 1, width)
             for moved in range(filled - 1, at, -1):
                 pair[row, moved] = pair[row, moved - 1]
+                cost[row, moved] = cost[row, moved - 1]
             pair[row, at] = one
+            cost[row, at] = own
+        pair[row, filled:] = NOWHERE
+        cost[row, filled:] = np.inf
 
 
-def _loss_beyond_chance(estimates: Estimates) -> F64:
-    """Loss that is significant: one probe lost among five proves nothing."""
-    lost = np.maximum(estimates.loss * estimates.samples - LOSSES_DOUBTED, 0.0)
-    share: F64 = lost / (estimates.samples + LOSSES_DOUBTED)
-    return share
+@kernel
+def _fill(
+    key: NDArray[np.int64],
+    pops: int,
+    given: tuple[Columns, Columns, Columns, Columns],
+    sources: NDArray[np.uint8],
+    pair: Columns,
+    pop: Columns,
+    cells: Columns,
+    source: NDArray[np.uint8],
+    begin: int,
+    end: int,
+) -> None:
+    """The columns of pairs that are known already."""
+    rtt, spread, _, _ = given
+    for row in range(begin, end):
+        base = key[pair[row, 0]] // pops * pops
+        for c in range(pair.shape[1]):
+            one = pair[row, c]
+            if one == NOWHERE:
+                pop[row, c] = NOWHERE
+                cells[0, row, c] = cells[1, row, c] = np.nan
+                source[row, c] = _MEASURED
+                continue
+            pop[row, c] = key[one] - base
+            cells[0, row, c] = rtt[one]
+            cells[1, row, c] = spread[one]
+            source[row, c] = sources[one]

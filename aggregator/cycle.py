@@ -18,6 +18,7 @@ from aggregator.estimate import Estimates
 from aggregator.evidence import evidence_of
 from aggregator.explore import wanted_pairs
 from aggregator.inference import Surroundings
+from aggregator.market import crew
 from aggregator.policy import POLICIES
 from aggregator.prefixes import Prefixes
 from aggregator.rollout import Rollout, Trial, staged
@@ -26,6 +27,7 @@ from aggregator.rows import Rows8, ranked_rows
 from aggregator.solve import NOWHERE, Assignment, Problem
 from aggregator.terms import Terms
 from aggregator.together import Solved, solved
+from aggregator.weights import moving_us, usable_us, weighted
 from popsteer.clock import SECOND_MS
 from popsteer.evidence import Evidence, Reason, Source
 from popsteer.names import IPV6_BIT, Prefix
@@ -136,7 +138,7 @@ def plan_sets(sets: Sequence[Inputs]) -> list[Outcome]:
             part.assignment,
             said,
             answers(own, net, plen, pops),
-            _assigned_us(considered, part.assignment),
+            weighted(part.assignment.share, considered.rtt_us),
             part.rollout,
         )
         for own, part, said in zip(table.sets, parts, before, strict=True)
@@ -254,15 +256,16 @@ def usable_pops(fleet: Fleet, up: Bools, drained: Bools) -> Bools:
 
 def _problem(inputs: Inputs, considered: Candidates, before: Answers) -> Problem:
     usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
-    here = (considered.pop != NOWHERE) & usable[considered.pop] & _allowed(inputs, considered)
     present = present_shares(considered.pop, fallen_over(before, usable))
-    own = present > 0
-    own_spread = np.where(own, considered.spread_us, 0.0).max(axis=1, initial=0.0)
-    doubt = np.hypot(np.nan_to_num(considered.spread_us), own_spread[:, None])
+    with crew() as workers:
+        cost = usable_us(considered.cost_us, considered.pop, usable, workers)
+        moving = moving_us(considered.spread_us, present, inputs.move_gain_us, workers)
+    if inputs.pins:
+        cost[~_allowed(inputs, considered)] = np.inf
     return Problem(
         pop=considered.pop,
-        cost_us=np.where(here, considered.cost_us, np.inf),
-        move_us=np.maximum(doubt, inputs.move_gain_us),
+        cost_us=cost,
+        move_us=moving,
         demand_bps=inputs.demand_bps[considered.row],
         capacity_bps=inputs.capacity_bps,
         present=present,
@@ -318,12 +321,13 @@ def fallen_over(said: Answers, usable: Bools) -> Answers:
 
 def _note(considered: Candidates, problem: Problem, assignment: Assignment) -> str:
     """What the solution reaches and what no solution could beat, for people."""
-    weight = problem.demand_bps[:, None] * assignment.share
-    whole = float(weight.sum())
+    cost = weighted(assignment.share, considered.cost_us)
+    placed = ~np.isnan(cost)
+    demand = problem.demand_bps[placed]
+    whole = float(demand.sum())
     if not whole:
         return ""
-    cost = np.where(np.isfinite(considered.cost_us), considered.cost_us, 0.0)
-    mean_ms = float((weight * cost).sum()) / whole / 1e3
+    mean_ms = float(demand @ cost[placed]) / whole / 1e3
     if not np.isfinite(assignment.bound_us):
         return f"mean {mean_ms:.2f} ms"
     return f"mean {mean_ms:.2f} ms, bound {assignment.bound_us / 1e3:.2f} ms"
@@ -401,13 +405,6 @@ def _inside(inputs: Inputs, considered: Candidates, prefix: Prefix) -> Bools:
         & (net <= np.uint64(prefix.last))
     )
     return inside
-
-
-def _assigned_us(considered: Candidates, assignment: Assignment) -> F64:
-    whole = assignment.share.sum(axis=1)
-    total = np.where(assignment.share > 0, assignment.share * considered.rtt_us, 0.0).sum(axis=1)
-    rtt: F64 = np.where(whole > 0, total, np.nan)
-    return rtt
 
 
 def _reasons(

@@ -17,12 +17,15 @@ Unknown is NaN, never zero. Purely functional towards time: `now_ms` is an argum
 """
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.market import crew
 from aggregator.merge import RttWindow
 from popsteer.clock import SECOND_MS
+from popsteer.kernel import kernel
 
 OUTLIER_SIGMAS = 4.0
 OUTLIER_SHARE = 0.15
@@ -46,6 +49,10 @@ FLOOR_SHARE = 0.9
 SILENT_SHARE = 0.8
 """When this share of the pairs of a prefix lost their median, its target is silent."""
 
+F32 = NDArray[np.float32]
+"""What is kept of millions of pairs: an RTT is never known to a ten-millionth of itself."""
+Columns = NDArray[Any]
+"""float32, or float64 where a few were worked out by other means."""
 F64 = NDArray[np.float64]
 
 
@@ -54,24 +61,24 @@ class _Columns:
     """n pairs sorted by key; weights are as of `last_ms` of their pair."""
 
     key: NDArray[np.int64]
-    level_us: F64
+    level_us: F32
     """NaN until a probe was answered."""
-    deviation_us: F64
+    deviation_us: F32
     """Decayed mean distance of window medians from the level."""
-    windows: F64
+    windows: F32
     """Decayed number of windows behind the level."""
-    samples: F64
+    samples: F32
     """Decayed number of probes, answered or lost."""
-    lost: F64
+    lost: F32
     """Decayed number of lost probes."""
     last_ms: NDArray[np.int64]
     """End of the newest window with a sample."""
     answered_ms: NDArray[np.int64]
     """End of the newest window whose median said something of the path."""
-    suspect_us: F64
+    suspect_us: F32
     """A far median that awaits confirmation; NaN is none."""
     suspect_ms: NDArray[np.int64]
-    floor_us: F64
+    floor_us: F32
     """The lowest level so far, to which it sinks slowly."""
 
 
@@ -80,12 +87,12 @@ class Estimates:
     """What is known of n pairs at one time, sorted by key; only pairs with a known RTT."""
 
     key: NDArray[np.int64]
-    rtt_us: F64
-    spread_us: F64
+    rtt_us: Columns
+    spread_us: Columns
     """Half the width of the interval that holds the true RTT nine times in ten."""
-    samples: F64
-    age_s: F64
-    loss: F64
+    samples: Columns
+    age_s: Columns
+    loss: Columns
 
     def __len__(self) -> int:
         return len(self.key)
@@ -184,21 +191,18 @@ class Estimator:
         fresh = np.isfinite(pairs.level_us) & (now_ms - pairs.answered_ms <= self._age_ms_max)
         # Mostly all are; then the columns need not be gathered.
         here = slice(None) if fresh.all() else np.flatnonzero(fresh)
-        faded = self._decay(np.maximum(now_ms - pairs.last_ms[here], 0))
-        level, samples = pairs.level_us[here].copy(), pairs.samples[here]
-        spread = np.sqrt(np.maximum(pairs.windows[here] * faded, 1e-6))
-        sigmas = NINE_IN_TEN_SIGMAS * SIGMA_OF_MEAN_DEVIATION
-        np.divide(sigmas * pairs.deviation_us[here], spread, out=spread)
-        np.minimum(spread, level, out=spread)
-        spread += BUCKET_SHARE * level
-        return Estimates(
-            pairs.key[here],
-            level,
-            spread,
-            samples * faded,
-            np.maximum(now_ms - pairs.answered_ms[here], 0) / SECOND_MS,
-            np.divide(pairs.lost[here], samples, out=np.zeros(len(level)), where=samples > 0),
-        )
+        level = pairs.level_us[here].copy()
+        given = (level, pairs.deviation_us[here], pairs.windows[here], pairs.samples[here])
+        lost, last_ms, answered_ms = pairs.lost[here], pairs.last_ms[here], pairs.answered_ms[here]
+        told = np.empty((4, len(level)), np.float32)
+
+        def tell(first: int, last: int) -> None:
+            half_life_ms = self._half_life_ms
+            _tell(given, lost, last_ms, answered_ms, now_ms, half_life_ms, told, first, last)
+
+        with crew() as workers:
+            workers.each(len(level), tell)
+        return Estimates(pairs.key[here], level, *told)
 
     def forget(self, now_ms: int) -> None:
         """Drop pairs that are too old to be known, so that memory stays bounded."""
@@ -233,14 +237,38 @@ class Estimator:
         return np.exp2(faded, out=faded)
 
 
-def outlier_us(level_us: F64, deviation_us: F64) -> F64:
+@kernel
+def _tell(
+    given: tuple[F32, F32, F32, F32],
+    lost: F32,
+    last_ms: NDArray[np.int64],
+    answered_ms: NDArray[np.int64],
+    now_ms: int,
+    half_life_ms: float,
+    told: F32,
+    first: int,
+    last: int,
+) -> None:
+    """Spread, samples, age in seconds and loss of pairs, as of now."""
+    level, deviation, windows, samples = given
+    sigmas = NINE_IN_TEN_SIGMAS * SIGMA_OF_MEAN_DEVIATION
+    for i in range(first, last):
+        faded = 2.0 ** (-max(now_ms - last_ms[i], 0) / half_life_ms)
+        spread = sigmas * deviation[i] / np.sqrt(max(windows[i] * faded, 1e-6))
+        told[0, i] = min(spread, level[i]) + BUCKET_SHARE * level[i]
+        told[1, i] = samples[i] * faded
+        told[2, i] = max(now_ms - answered_ms[i], 0) / SECOND_MS
+        told[3, i] = lost[i] / samples[i] if samples[i] > 0 else 0.0
+
+
+def outlier_us(level_us: Columns, deviation_us: Columns) -> F64:
     """How far from the level a median is suspected."""
     sigmas = OUTLIER_SIGMAS * SIGMA_OF_MEAN_DEVIATION * deviation_us
     bound: F64 = np.maximum(np.maximum(sigmas, OUTLIER_SHARE * level_us), OUTLIER_FLOOR_US)
     return bound
 
 
-def _seen_us(window: RttWindow, level_us: F64) -> F64:
+def _seen_us(window: RttWindow, level_us: Columns) -> F64:
     """The medians; a lost one is at least what was waited and never below what is known."""
     seen: F64 = np.where(
         np.isfinite(window.median_us), window.median_us, np.fmax(window.wait_us, level_us)
@@ -262,7 +290,8 @@ def _telling(window: RttWindow, pops: int) -> NDArray[np.bool_]:
 
 def _empty(key: NDArray[np.int64]) -> _Columns:
     n = len(key)
-    unknown, zero, never = np.full(n, np.nan), np.zeros(n), np.zeros(n, np.int64)
+    unknown, zero = np.full(n, np.nan, np.float32), np.zeros(n, np.float32)
+    never = np.zeros(n, np.int64)
     return _Columns(
         key=key,
         level_us=unknown,

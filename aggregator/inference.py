@@ -93,9 +93,9 @@ def _joined(known: Known, guess: Estimates, source: Source) -> Known:
     new = ~taken
     order = np.argsort(np.concatenate([own.key, guess.key[new]]), kind="stable")
 
-    def column(name: str) -> NDArray[np.float64]:
+    def column(name: str) -> NDArray[np.float32]:
         both = np.concatenate([getattr(own, name), getattr(guess, name)[new]])
-        joined: F64 = both[order]
+        joined: NDArray[np.float32] = both.astype(np.float32)[order]
         return joined
 
     key = np.concatenate([own.key, guess.key[new]])[order]

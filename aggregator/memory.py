@@ -4,11 +4,14 @@ A refusal must not last for ever when the world really changed: with every refus
 reference gives way a little, so a lie must be kept up for minutes while the alarm rings.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.cycle import Outcome
 from aggregator.estimate import Estimates
+from popsteer.kernel import kernel
 
 RELENT_SHARE = 0.1
 """By how much the reference gives way with each refusal."""
@@ -52,18 +55,14 @@ class Reference:
 
     def _now_us(self, estimates: Estimates) -> F64:
         """The estimates now, for the pairs of the reference; NaN where there is none."""
-        if not len(estimates):
-            return np.full(len(self._key), np.nan)
-        at = np.minimum(np.searchsorted(estimates.key, self._key), len(estimates) - 1)
-        now: F64 = np.where(estimates.key[at] == self._key, estimates.rtt_us[at], np.nan)
+        now = np.full(len(self._key), np.nan)
+        _look_up(estimates.key, estimates.rtt_us, self._key, now)
         return now
 
     def _at(self, key: NDArray[np.int64]) -> F64:
         """The reference of these pairs; NaN where it has none."""
-        if not len(self._key):
-            return np.full(len(key), np.nan)
-        at = np.minimum(np.searchsorted(self._key, key), len(self._key) - 1)
-        known: F64 = np.where(self._key[at] == key, self._rtt_us[at], np.nan)
+        known = np.full(len(key), np.nan)
+        _look_up(self._key, self._rtt_us, key, known)
         return known
 
     def rtt_ratio(self, outcome: Outcome, pops: int) -> F64:
@@ -94,3 +93,32 @@ class Reference:
         fresh = np.bincount(pop, estimates.age_s <= FRESH_S, pops)
         known = np.bincount(pop, minlength=pops)
         return int(((fresh > 0) & (fresh >= FRESH_PREFIXES * known)).sum())
+
+
+@kernel
+def _look_up(
+    keys: NDArray[np.int64], values: NDArray[Any], wanted: NDArray[np.int64], found: F64
+) -> None:
+    """The values of the keys wanted, where they occur.
+
+    Keys are sorted. A search begins where the last one ended, as what is wanted is mostly sorted.
+    """
+    here = 0
+    for i in range(len(wanted)):
+        low, high, step = 0, len(keys), 1
+        if here < high and keys[here] <= wanted[i]:
+            low = here
+            while low + step < high and keys[low + step] <= wanted[i]:
+                low += step
+                step *= 2
+            high = min(high, low + step)
+        while low < high:
+            middle = (low + high) // 2
+            if keys[middle] < wanted[i]:
+                low = middle + 1
+            else:
+                high = middle
+        here = min(low, len(keys) - 1)
+        if here >= 0 and keys[here] == wanted[i]:
+            found[i] = values[here]
+        here = max(here, 0)

@@ -13,6 +13,7 @@ infinite where a POP cannot serve.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +46,9 @@ class Problem:
     """[n, k], POP of each candidate; NOWHERE where there are fewer."""
     cost_us: F64
     """[n, k], infinite where the POP cannot be used."""
-    move_us: F64
-    """[n, k], what a candidate must gain over the present one before it is worth a move."""
+    move_us: NDArray[Any]
+    """[n, k], float32 or float64, what a candidate must gain over the present one before it is
+    worth a move."""
     demand_bps: F64
     """[n]"""
     capacity_bps: F64

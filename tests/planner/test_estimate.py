@@ -182,8 +182,8 @@ def test_whatever_comes_estimates_are_sane(windows: list[list[float | None]]) ->
     known = learnt(windows)
 
     seen = [rtt for row in windows for rtt in row if rtt is not None]
-    assert (known.rtt_us >= min(seen, default=0) * (1 - 1e-9)).all()
-    assert (known.rtt_us <= max([1e6, *seen]) * (1 + 1e-9)).all()
+    assert (known.rtt_us >= min(seen, default=0) * (1 - 1e-6)).all()
+    assert (known.rtt_us <= max([1e6, *seen]) * (1 + 1e-6)).all()
     assert np.isfinite(known.spread_us).all()
     assert ((known.loss >= 0) & (known.loss <= 1 + 1e-9)).all()
 

@@ -22,7 +22,8 @@ def world(prefixes: int) -> tuple[Prefixes, NDArray[np.float64], NDArray[np.floa
     known.add(*prefix_arrays([Prefix.parse(f"10.0.{i}.0/24") for i in range(prefixes)]))
     place = np.stack([np.zeros(prefixes), np.linspace(0, 50, prefixes)], axis=1)
     km = np.abs(place[:, 1, None] - POP_PLACE[None, :, 1]) * KM_PER_DEGREE
-    return known, place, BASE_US + US_PER_KM * km
+    # In numbers that float32 holds, as the estimates are kept.
+    return known, place, np.rint(BASE_US + US_PER_KM * km)
 
 
 def measured(rtt_us: NDArray[np.float64], seen: NDArray[np.bool_]) -> Estimates:

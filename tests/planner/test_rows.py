@@ -37,11 +37,11 @@ def some_estimates(rng: np.random.Generator, prefixes: int) -> Estimates:
     # Few different values, so that ties are common.
     return Estimates(
         key,
-        rng.integers(1, 6, n).astype(np.float64) * 10_000.0,
-        rng.uniform(0, 9_000, n),
-        rng.uniform(0, 9, n),
-        rng.uniform(0, 90, n),
-        rng.choice([0.0, 0.5], n),
+        rng.integers(1, 6, n).astype(np.float32) * 10_000,
+        rng.uniform(0, 9_000, n).astype(np.float32),
+        rng.uniform(0, 9, n).astype(np.float32),
+        rng.uniform(0, 90, n).astype(np.float32),
+        rng.choice([0.0, 0.5], n).astype(np.float32),
     )
 
 
