@@ -253,6 +253,9 @@ class Aggregate(Section, frozen=True, kw_only=True):
     application: str = ""
     """Prefix of the lease tables' names; empty uses the stream's name."""
     java_heap_mb: Count = 192
+    hang_s_max: Count = 300
+    """A record processor that says nothing to its daemon for so long, while it has work, hangs: the
+    daemon is ended and started again. Longer than S3 may be away for one cut."""
 
 
 class Plan(Section, frozen=True, kw_only=True):
