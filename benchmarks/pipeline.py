@@ -34,7 +34,8 @@ ASKED_AGAIN = 10
 DOWNS = 15
 SEED = 11
 SAMPLES_PER_S, STREAM_S = 1_000_000.0, 60.0
-FAULT_SAMPLES = 1_000_000
+FAULT_SAMPLES = matrix.LONG.samples
+OUTAGE_S = matrix.LONG.outage_s
 CYCLE_PREFIXES, CYCLE_POPS, CYCLE_MEASURED = 1_000_000, 600, 8
 
 
@@ -52,6 +53,7 @@ def run(
     faults: bool = False,
     only: str | None = None,
     samples: int = FAULT_SAMPLES,
+    outage_s: float = OUTAGE_S,
     times: int = 1,
 ) -> int:
     """Measure, print a table, write JSON; gives the exit code.
@@ -72,11 +74,12 @@ def run(
         faults: The fault matrix instead: break every part of the stream, count exactly.
         only: Faults whose name contains this text.
         samples: Of each fault, at the least.
+        outage_s: How long the faults that last do so.
         times: How many times the matrix is played, each time with another seed.
     """
     screen = Console()
     if faults:
-        return matrix.run(screen, json_path, seed, samples, only, times)
+        return matrix.run(screen, json_path, seed, samples, outage_s, only, times)
     figures: list[Figure] = []
     if part in {"all", "cycle"}:
         screen.print("planner's cycle …")

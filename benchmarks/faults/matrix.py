@@ -72,12 +72,18 @@ def chosen(only: str | None) -> list[Fault]:
 
 
 def run(
-    screen: Console, json_path: Path | None, seed: int, samples: int, only: str | None, times: int
+    screen: Console,
+    json_path: Path | None,
+    seed: int,
+    samples: int,
+    outage_s: float,
+    only: str | None,
+    times: int,
 ) -> int:
     """Play the matrix so many times, print it, write JSON; gives the exit code."""
     # A SIGTERM ends what was started here as a Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    scale = Scale(samples, LONG.offer_s, LONG.outage_s)
+    scale = Scale(samples, LONG.offer_s, outage_s)
     rounds: list[list[Outcome]] = []
     for number in range(times):
         with tempfile.TemporaryDirectory(prefix="popsteer-faults-") as folder:

@@ -24,6 +24,8 @@ from popsteer.config import Aws
 STOP_S_MAX = 15.0
 BULK_WINDOW_S = 2
 """Short, so that one fault meets many cuts."""
+HANG_S_MAX = 300
+"""As by default."""
 
 _REPORT = msgspec.json.Decoder(Report)
 
@@ -36,7 +38,7 @@ class Worker:
     worker_id: str
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self, aws: Aws) -> None:
+    def start(self, aws: Aws, hang_s_max: int = HANG_S_MAX) -> None:
         """Start it; its lines go to `lines` in its folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "popsteer.toml"
@@ -45,6 +47,7 @@ class Worker:
             f'{listed}[aws]\nendpoint = "{aws.endpoint}"\nbulk_stream = "{aws.bulk_stream}"\n'
             f'urgent_stream = "{aws.urgent_stream}"\nbucket = "{aws.bucket}"\n'
             f'[aggregate]\nworker_id = "{self.worker_id}"\nbulk_window_s = {BULK_WINDOW_S}\n'
+            f"hang_s_max = {hang_s_max}\n"
         )
         command = [sys.executable, "-m", "console.cli", "aggregate", "--config", str(config)]
         with (self.folder / "lines").open("ab") as lines:
@@ -142,6 +145,11 @@ class ProducerProcess:
     def is_idle(self) -> bool:
         """Whether it offers nothing and all that it had is accepted."""
         return self.status is not None and not self.status.rate and not self.status.backlog_bytes
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, and do not wait."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """Kill -9; its last reports are still read."""

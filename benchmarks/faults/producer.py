@@ -2,6 +2,7 @@
 
 Commands come as JSON lines on stdin, reports leave as JSON lines on stdout. The name of a batch is
 told before the batch is offered, so whoever kills this process knows all that it may have sent.
+Its lanes beat as an agent's do (`probes.heart`), which must change no count.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from benchmarks.faults.world import EVERY, KINDS, LANES, ROWS_OF, SPREAD_MS, Nam
 from popsteer.config import Aws
 from popsteer.samples import Kind
 from popsteer.sink import Sink, open_sink
+from probes.heart import Heart
 
 STATUS_PERIOD_S = 0.1
 SPILL_BYTES_MAX = 256 * 1024 * 1024
@@ -89,13 +91,13 @@ class Producer:
         sink = open_sink(self._start.aws, Path(self._start.folder), SPILL_BYTES_MAX)
         if not self._start.writes:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-        tasks = [
-            asyncio.create_task(work)
-            for work in (sink.run(), self._offer_all(sink), self._report_all(sink))
-        ]
+        heart = Heart({}, sink.offer)
+        works = (sink.run(), self._offer_all(heart), self._report_all(sink), heart.run())
+        tasks = [asyncio.create_task(work) for work in works]
         while line := await asyncio.to_thread(sys.stdin.readline):
             self._obey(_COMMAND.decode(line))
-        tasks[1].cancel()
+        for task in tasks[1::2]:
+            task.cancel()
         await sink.drain(DRAIN_S)
         for task in tasks:
             task.cancel()
@@ -109,7 +111,7 @@ class Producer:
             case Step():
                 self._steps_ms[command.lane] = command.ms
 
-    async def _offer_all(self, sink: Sink) -> None:
+    async def _offer_all(self, heart: Heart) -> None:
         loop, turn = asyncio.get_running_loop(), 0
         due_s = loop.time()
         while True:
@@ -120,13 +122,13 @@ class Producer:
                 continue
             for kind in KINDS:
                 if turn // LANES % EVERY[kind] == 0:
-                    self._offer(sink, kind, turn)
+                    self._offer(heart, kind, turn)
             turn += 1
             # A turn that came late is not made up for: the rate is what is asked at the most.
             due_s = max(due_s + ROWS_OF[Kind.RTT] / self._rate, loop.time() - 1.0)
             await asyncio.sleep(max(0.0, due_s - loop.time()))
 
-    def _offer(self, sink: Sink, kind: Kind, turn: int) -> None:
+    def _offer(self, heart: Heart, kind: Kind, turn: int) -> None:
         lane = turn % LANES
         step_ms = self._steps_ms[lane]
         name = Name(
@@ -140,7 +142,7 @@ class Producer:
             step_ms=step_ms,
         )
         _tell(Offered(name))
-        sink.offer(batch(name))
+        heart.offer(batch(name))
 
     async def _report_all(self, sink: Sink) -> None:
         while True:

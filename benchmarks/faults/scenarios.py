@@ -6,7 +6,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from benchmarks.faults.processes import BULK_WINDOW_S, Worker
 from benchmarks.faults.producer import Offer, Step
@@ -14,10 +14,15 @@ from benchmarks.faults.proxy import Answered, Call, Frozen, Lost, Refused, Servi
 from benchmarks.faults.scene import Fault, Scene
 from benchmarks.faults.stage import FIRST, OTHER
 from benchmarks.faults.world import LANES, SPREAD_MS, Name, batch, source
-from popsteer.samples import BULK_STREAM, Kind, encode
+from popsteer.samples import BULK_STREAM, URGENT_STREAM, Kind, encode
 from popsteer.sink import SPILL_AFTER_S
 
 HOUR_MS = 3_600_000
+STREAMS = (BULK_STREAM, URGENT_STREAM)
+HANG_S = 30
+"""A processor that starts on a busy machine takes a part of it."""
+UNDER_WAY_S = 1.5
+"""What a fault finds under way is over in this time."""
 READ_TIMEOUT_S = 10.0
 """Of our clients (`popsteer.aws`)."""
 SLOW_DOWN = (
@@ -38,17 +43,37 @@ def nothing(scene: Scene) -> Iterator[None]:  # noqa: ARG001
 
 
 def processor_killed(scene: Scene) -> Iterator[None]:
-    """Kill -9 of a record processor in mid-window."""
-    victims = scene.stage.processors(_worker(scene))
+    """Kill -9 of a record processor of each stream in mid-window."""
+    stage, worker = scene.stage, _worker(scene)
+    victims = [stage.rng.choice(_living(scene, worker, stream)) for stream in STREAMS]
     _to_mid_window()
-    os.kill(scene.stage.rng.choice(victims), signal.SIGKILL)
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
     yield
 
 
+def processor_hangs(scene: Scene) -> Iterator[None]:
+    """A record processor stands still for good, and its lease is renewed all the while."""
+    worker = _worker(scene)
+    worker.stop()
+    worker.start(scene.stage.aws, hang_s_max=HANG_S)
+    scene.stage.ready()
+    victim = scene.stage.rng.choice(scene.stage.processors(worker))
+    os.kill(victim, signal.SIGSTOP)
+    living = scene.stage.processors
+    scene.wait(lambda: victim not in living(worker), "it hangs on", 4 * HANG_S)
+    yield
+    worker.stop()
+    worker.start(scene.stage.aws)
+
+
 def jvm_killed(scene: Scene) -> Iterator[None]:
-    """Kill -9 of the MultiLangDaemon."""
-    for pid in _worker(scene).pids("MultiLangDaemon", f"{BULK_STREAM}.json"):
-        os.kill(pid, signal.SIGKILL)
+    """Kill -9 of both MultiLangDaemons."""
+    for stream in STREAMS:
+        pids = _worker(scene).pids("MultiLangDaemon", f"{stream}.json")
+        scene.require(pids, f"{stream} has no daemon")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
     yield
 
 
@@ -139,7 +164,7 @@ def kinesis_refused(scene: Scene) -> Iterator[None]:
 def kinesis_frozen(scene: Scene) -> Iterator[None]:
     """Kinesis takes connections and says nothing."""
     with scene.stage.proxy.broken(Service.KINESIS, Frozen()):
-        time.sleep(scene.scale.outage_s)
+        _stand_still(scene, lambda: scene.status.accepted)
     yield
 
 
@@ -167,14 +192,14 @@ def throttled(scene: Scene) -> Iterator[None]:
 def s3_refusing(scene: Scene) -> Iterator[None]:
     """S3 answers 503 SlowDown."""
     with scene.stage.proxy.broken(Service.S3, Answered(503, SLOW_DOWN)):
-        time.sleep(scene.scale.outage_s)
+        _stand_still(scene, scene.partials)
     yield
 
 
 def s3_timing_out(scene: Scene) -> Iterator[None]:
     """S3 answers nothing for longer than a client waits."""
     with scene.stage.proxy.broken(Service.S3, Frozen()):
-        time.sleep(max(scene.scale.outage_s, READ_TIMEOUT_S + 1))
+        _stand_still(scene, scene.partials, READ_TIMEOUT_S + 1)
     yield
 
 
@@ -196,7 +221,7 @@ def s3_then_death(scene: Scene) -> Iterator[None]:
 def dynamodb_throttled(scene: Scene) -> Iterator[None]:
     """DynamoDB refuses every call: leases cannot be renewed, nothing can be checkpointed."""
     with scene.stage.proxy.broken(Service.DYNAMODB, Answered(400, THROTTLED)):
-        time.sleep(scene.scale.outage_s)
+        _stand_still(scene, scene.stage.leases)
     yield
 
 
@@ -210,7 +235,10 @@ def disk_full(scene: Scene) -> Iterator[None]:
 
 
 def producer_killed(scene: Scene) -> Iterator[None]:
-    """Kill -9 of a producer whose records wait on disk, and again while they are drained."""
+    """Kill -9 of a producer whose records wait on disk, and again while they are drained.
+
+    The second one comes when Kinesis has taken records from disk and the producer does not know.
+    """
     producer, rate = scene.producer, scene.status.rate
     with scene.stage.proxy.broken(Service.KINESIS, Refused()):
         time.sleep(scene.scale.outage_s)
@@ -222,11 +250,21 @@ def producer_killed(scene: Scene) -> Iterator[None]:
         producer.kill()
         producer.launch(life=1)
         scene.require(scene.status.backlog_bytes, "the spill is empty")
-    scene.wait(lambda: scene.status.drained, "the spill is not drained")
-    producer.kill()
+        killed = threading.Event()
+
+        def kill() -> None:
+            if not killed.is_set():
+                producer.signal(signal.SIGKILL)
+                killed.set()
+
+        puts = Lost(lambda call: call.operation == "PutRecords", kill)
+        scene.stage.proxy.set(Service.KINESIS, puts)
+        scene.wait(killed.is_set, "the spill is not drained")
+        producer.kill()
     producer.launch(life=2)
     producer.tell(Offer(rate))
     yield
+    scene.require(scene.duplicates, "nothing was sent twice")
 
 
 def duplicated_and_reordered(scene: Scene) -> Iterator[None]:
@@ -261,6 +299,7 @@ OVERLOAD_SAMPLES_PER_S, OVERLOAD_SAMPLES = 600_000.0, 800_000
 FAULTS = (
     Fault("nothing", nothing),
     Fault("processor killed", processor_killed),
+    Fault("processor hangs", processor_hangs),
     Fault("JVM killed", jvm_killed),
     Fault("supervisor killed", supervisor_killed),
     Fault("worker replaced", worker_replaced),
@@ -290,6 +329,21 @@ FAULTS = (
     Fault("duplicated and reordered", duplicated_and_reordered),
     Fault("clock step", clock_step),
 )
+
+
+def _stand_still(scene: Scene, what: Callable[[], object], at_least_s: float = 0.0) -> None:
+    """Wait out an outage, and see that something stood still from its second second on."""
+    lasts_s = max(scene.scale.outage_s, at_least_s)
+    time.sleep(UNDER_WAY_S)
+    before = what()
+    time.sleep(max(0.0, lasts_s - UNDER_WAY_S))
+    scene.require(what() == before, "what should stand still went on")
+
+
+def _living(scene: Scene, worker: Worker, stream: str) -> list[int]:
+    """The record processors of a stream, once there are any."""
+    scene.wait(lambda: scene.stage.processors(worker, stream), f"nobody reads {stream}")
+    return scene.stage.processors(worker, stream)
 
 
 def _worker(scene: Scene) -> Worker:

@@ -14,12 +14,15 @@ import numpy as np
 from benchmarks.faults.processes import BULK_WINDOW_S, ProducerProcess
 from benchmarks.faults.producer import Status
 from benchmarks.faults.stage import LOOK_S, NotMetError, Stage
+from benchmarks.faults.watch import LOOKBACK_MS
 from benchmarks.faults.world import SPREAD_MS, Name, Tally, batch, pops, samples, tally
 from popsteer.samples import Kind, rows
 
 SETTLE_S_MAX = 120.0
 REPORT_MS = 200
 """A producer has told of a batch within this time."""
+HELD_SAMPLES_MAX = 2_000_000
+"""Half of what an outbox holds at 8 bytes a sample."""
 STEADY_SAMPLES_PER_S = 80_000
 """Below the limits of two shards, so that a backlog can be caught up."""
 
@@ -119,6 +122,11 @@ class Scene:
         found.signals = Counter({p: watch.signals[p] - self.signals_before[p] for p in pops()})
         return found
 
+    def partials(self) -> int:
+        """How many there are."""
+        self.stage.watch.look()
+        return len(self.stage.watch.seen)
+
     def refused(self) -> Counter[str]:
         """Records that were quarantined in this run, by reason."""
         return self.stage.watch.quarantined - self.quarantined_before
@@ -163,12 +171,16 @@ def play(stage: Stage, fault: Fault, run: int, scale: Scale) -> Outcome:
 def _played(scene: Scene, fault: Fault) -> Outcome:
     scale, producer = scene.scale, scene.producer
     rate = fault.rate or scale.rate(scale.outage_s if fault.lasting else 0.0)
+    if fault.spill_bytes:
+        # What the disk does not take must fit into memory; more than that is lost, as it should be.
+        rate = min(rate, HELD_SAMPLES_MAX / scale.outage_s)
     producer.offer(rate)
     before = scene.stage.rng.uniform(0.2, 0.4) * scale.offer_s * rate
     scene.wait(lambda: samples(scene.sent) >= before, "the producer offers nothing")
     playing = fault.play(scene)
     next(playing)
-    recovery_s = _settled(scene, max(scale.samples, fault.samples_min))
+    scene.stage.watch.lookback_ms = int(LOOKBACK_MS + 2_000 * scale.outage_s)
+    recovery_s = _settled(scene, max(scale.samples, fault.samples_min), rate)
     for _ in playing:  # what follows the one `yield`
         pass
     producer.end()
@@ -190,9 +202,11 @@ def _played(scene: Scene, fault: Fault) -> Outcome:
     return outcome
 
 
-def _settled(scene: Scene, wanted: int) -> float:
+def _settled(scene: Scene, wanted: int, rate: float) -> float:
     """Offer what is wanted, wait until all is counted; gives the seconds until recovery."""
     recovery, mended_s = Recovery(scene), time.monotonic()
+    # A machine that is too slow for the rate gets three times as long.
+    offered_s = mended_s + SETTLE_S_MAX + 3 * max(0, wanted - samples(scene.sent)) / rate
     last, stop_s = Tally(), float("inf")
     while True:
         scene.stage.look()
@@ -204,7 +218,7 @@ def _settled(scene: Scene, wanted: int) -> float:
             stop_s, last = now_s, tally(name for name in scene.sent if not name.step_ms)
         if stop_s < now_s and scene.producer.is_idle() and not last.wrong(scene.counted()):
             return recovery.took_s
-        if now_s - min(stop_s, mended_s + SETTLE_S_MAX) > SETTLE_S_MAX:
+        if now_s - min(stop_s, offered_s) > SETTLE_S_MAX:
             _fail(scene, last)
         time.sleep(LOOK_S)
 

@@ -131,9 +131,14 @@ class Stage:
         suffix = f"-{BULK_STREAM}"
         return {s: owners.get(s, "").removesuffix(suffix) for s in self.open_shards()}
 
-    def processors(self, worker: Worker) -> list[int]:
-        """The bulk stream's record processors of a worker."""
-        return worker.pids("aggregator.child", f"{BULK_STREAM}.json")
+    def processors(self, worker: Worker, stream: str = BULK_STREAM) -> list[int]:
+        """A stream's record processors of a worker."""
+        return worker.pids("aggregator.child", f"{stream}.json")
+
+    def leases(self) -> dict[str, str]:
+        """The counter of each lease of the bulk stream: it moves while its worker renews it."""
+        items = self.dynamodb.scan(TableName=BULK_STREAM, ConsistentRead=True)["Items"]
+        return {i["leaseKey"]["S"]: i.get("leaseCounter", {}).get("N", "") for i in items}
 
     def look(self) -> None:
         """Take up new partials, if the store is there."""

@@ -23,7 +23,7 @@ from popsteer.samples import Kind
 from popsteer.store import s3_store
 
 LOOKBACK_MS = 180_000
-"""Who writes, writes windows that are no older, but for what `look(everything=True)` finds."""
+"""Who writes, writes windows that are no older, unless an outage lasts that long."""
 _POP = {pop: number for number, pop in enumerate(pops())}
 
 
@@ -33,6 +33,7 @@ class Watch:
     def __init__(self, aws: Aws) -> None:
         self._store = s3_store(aws)
         self.seen: set[str] = set()
+        self.lookback_ms = LOOKBACK_MS
         self.runs: defaultdict[int, Tally] = defaultdict(Tally)
         """By run; without signals, which are told together."""
         self.signals: Counter[str] = Counter()
@@ -42,9 +43,9 @@ class Watch:
         """Records by reason."""
         self.duplicates = 0
 
-    def look(self, *, everything: bool = False) -> None:
+    def look(self) -> None:
         """Take up what has been written since."""
-        since_ms = 0 if everything else int(time.time() * 1_000) - LOOKBACK_MS
+        since_ms = int(time.time() * 1_000) - self.lookback_ms
         for kind in KINDS:
             for key in self._store.list(kind_prefix(kind), after=window_prefix(kind, since_ms)):
                 if key not in self.seen and (stored := self._store.read(key)) is not None:
