@@ -113,7 +113,7 @@ def loads(
     at: Ints,
     prefix: Ints,
     demand_bps: F64,
-    link: Ints,
+    link_at: Ints,
     stale: Bools,
     pop: Ints,
     share: F64,
@@ -123,7 +123,8 @@ def loads(
 ) -> None:
     """Sum the load of POPs and links.
 
-    `demand_bps` is [c]. `clung_bps` gets what is where no answer of today would send it: the load
+    `demand_bps` is [c], and so is `link_at`, the link through which each cache's users reach
+    their POP. `clung_bps` gets what is where no answer of today would send it: the load
     of `stale` caches, less the share that they would be given there again.
     """
     pop_bps[:] = 0.0
@@ -132,7 +133,7 @@ def loads(
     for c in range(len(at)):
         p, i = at[c], prefix[c]
         pop_bps[p] += demand_bps[c]
-        link_bps[link[i, p]] += demand_bps[c]
+        link_bps[link_at[c]] += demand_bps[c]
         if stale[c]:
             again = 0.0
             for k in range(RANKS):

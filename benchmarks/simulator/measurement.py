@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from aggregator.merge import RttWindow
 from aggregator.partials import DemandPartial, Origin, SignalPartial
-from benchmarks.simulator.setting import Setting
+from benchmarks.simulator.setting import LINKS, Setting
 from popsteer.clock import SECOND_MS
 from popsteer.samples import Signal
 
@@ -22,6 +22,7 @@ Bools = NDArray[np.bool_]
 
 T0_MS = 1_800_000_000_000
 """Virtual time zero."""
+_KINDS = np.array([Signal.UP, Signal.LOAD_BPS, Signal.TX_BPS], np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,10 @@ class Telemetry:
     _queue_ms: list[F64] = field(default_factory=list)
     _cells: list[Ints] = field(default_factory=list)
     _bits: list[F64] = field(default_factory=list)
+    _subjects: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._subjects = (*self.setting.world.pops, *self.setting.link_names())
 
     def second(
         self, t: int, pop_bps: F64, link_bps: F64, queue_ms: F64, alive: Bools, rtt_ms: F64
@@ -93,7 +98,7 @@ class Telemetry:
         link = np.mean(self._link_bps, axis=0) * dice
         queue = np.mean(self._queue_ms, axis=0)
         self._pop_bps, self._link_bps, self._queue_ms = [], [], []
-        partial = signal_partial(setting, t, alive, pop, link)
+        partial = signal_partial(setting, self._subjects, t, alive, pop, link)
         return Seen(t, np.where(alive, pop / setting.capacity_bps, np.nan), queue, partial)
 
     def _window(self, t: int, alive: Bools, rtt_ms: F64) -> SeenBulk:
@@ -105,7 +110,7 @@ class Telemetry:
         turns = max(1, options.probe_interval_s // options.window_s)
         row = np.arange((t // options.window_s) % turns, len(setting.measured), turns)
         pop = setting.measured[row]
-        value = np.take_along_axis(rtt_ms[row], pop, 1)
+        value = rtt_ms[row[:, None], pop]
         value = value * self.dice.lognormal(0, options.rtt_noise_share, value.shape)
         if options.timeline.poison.holds(t):
             lied = np.flatnonzero(setting.poison_column[row] >= 0)
@@ -142,14 +147,17 @@ class Telemetry:
         )
 
 
-def signal_partial(setting: Setting, t: int, alive: Bools, pop: F64, link: F64) -> SignalPartial:
-    """UP and LOAD of the POPs that live, TX of their links; a dead POP says nothing."""
-    links = setting.link_names()
-    subjects = (*setting.world.pops, *links)
+def signal_partial(
+    setting: Setting, subjects: tuple[str, ...], t: int, alive: Bools, pop: F64, link: F64
+) -> SignalPartial:
+    """UP and LOAD of the POPs that live, TX of their links; a dead POP says nothing.
+
+    `subjects` are the POPs and behind them their links.
+    """
     p = np.flatnonzero(alive)
-    k = np.flatnonzero(np.repeat(alive, len(links) // len(alive)))
+    k = np.flatnonzero(np.repeat(alive, LINKS))
     number = np.concatenate([p, p, len(alive) + k])
-    kind = np.repeat([Signal.UP, Signal.LOAD_BPS, Signal.TX_BPS], [len(p), len(p), len(k)])
+    kind = np.repeat(_KINDS, [len(p), len(p), len(k)])
     value = np.concatenate([np.ones(len(p)), pop[p], link[k]])
     period_s = setting.options.signal_period_s
     n = len(value)
@@ -158,7 +166,7 @@ def signal_partial(setting: Setting, t: int, alive: Bools, pop: F64, link: F64) 
         subjects,
         np.full(n, T0_MS + (t - period_s) * SECOND_MS),
         number.astype(np.uint16),
-        kind.astype(np.uint8),
+        kind,
         np.ones(n, np.uint32),
         value,
         value,

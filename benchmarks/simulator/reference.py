@@ -101,15 +101,17 @@ class Reference:
         every = np.arange(len(self.setting.capacity_bps))
         return Rows(pop[self.group], best[self.group], every)
 
-    def excess_ms(self, t_s: float) -> F64:
+    def excess_ms(self, t_s: float, rtt: F64) -> F64:
         """[n, p], how much worse each POP is for a prefix than what the optimum gives it.
+
+        `rtt` is the setting's of that time.
 
         The lesser of two: how much longer than the optimum's mean for its group the RTT is, and
         how much dearer the POP is than the cheapest, prices of scarce capacity included. None at
         a dead POP: who clings to it counts as overload.
         """
         minute, setting = self.at(t_s), self.setting
-        rtt, alive = setting.rtt_ms(t_s), setting.alive(t_s)
+        alive = setting.alive(t_s)
         pop = self._pop[self.group]
         given = minute.share[self.group] * np.take_along_axis(rtt, pop, 1)
         longer = rtt - given.sum(axis=1, keepdims=True)

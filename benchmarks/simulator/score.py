@@ -121,7 +121,7 @@ def account(
     rtt_ms: F64,
     geo_rtt_ms: F64,
     excess_ms: F64,
-    link: Ints,
+    link_at: Ints,
     pop_delay_ms: F64,
     link_delay_ms: F64,
     pop_loss: F64,
@@ -137,8 +137,9 @@ def account(
     whole = mean = misrouted = misrouted_fresh = improved = worsened = 0.0
     for c in range(len(at)):
         p, i, d = at[c], prefix[c], demand_bps[c]
-        ms = user_rtt_ms[i, p] + pop_delay_ms[p] + link_delay_ms[link[i, p]]
-        lost = 1 - (1 - pop_loss[p]) * (1 - link_loss[link[i, p]])
+        q = link_at[c]
+        ms = user_rtt_ms[i, p] + pop_delay_ms[p] + link_delay_ms[q]
+        lost = 1 - (1 - pop_loss[p]) * (1 - link_loss[q])
         ms = min(ms, LOST_MS)
         histogram[min(BINS - 1, int(BINS_PER_E * np.log(max(ms, 1.0))))] += d * (1 - lost)
         histogram[BINS - 1] += d * lost

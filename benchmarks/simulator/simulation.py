@@ -69,6 +69,7 @@ class Simulation:
         self._answering = Answering.of(reference.rows(0), p)
         self._next_s = self._dice.random(c) * np.minimum(setting.ttl_s, options.ttl_s)
         self._at = np.zeros(c, np.int64)
+        self._link_at = np.zeros(c, np.int64)
         self._asked = np.zeros(c, bool)
         self._asked_s = np.zeros(c)
         self._pop_bps, self._clung_bps = np.zeros(p), np.zeros(p)
@@ -85,6 +86,7 @@ class Simulation:
             0.0, np.zeros(c), setting.ttl_s, setting.cache_prefix, self._answering.pop,
             self._answering.share, self._dice.random(c), self._at, self._asked,
         )  # fmt: skip
+        self._link_at = setting.link[setting.cache_prefix, self._at]
         assert n == len(self._answering.pop)
 
     def run(self) -> Trace:
@@ -115,7 +117,7 @@ class Simulation:
         if t % PATH_PERIOD_S == 0:
             self._rtt_ms, self._user_rtt_ms = setting.rtt_ms(t), setting.user_rtt_ms(t)
             self._geo_rtt_ms = np.take_along_axis(self._rtt_ms, self._geo, 1)[:, 0]
-            self._excess_ms = self.reference.excess_ms(t)
+            self._excess_ms = self.reference.excess_ms(t, self._rtt_ms)
         self._alive = setting.alive(t)
 
     def _arrive(self, t: int) -> None:
@@ -151,23 +153,21 @@ class Simulation:
         )  # fmt: skip
         self._asked_s[self._asked] = t
         asked = np.flatnonzero(self._asked)
-        self._telemetry.answered(
-            setting.cache_prefix[asked],
-            self._at[asked],
-            self._cache_bps[asked] * setting.options.ttl_s,
-        )
+        prefix, pop = setting.cache_prefix[asked], self._at[asked]
+        self._link_at[asked] = setting.link[prefix, pop]
+        self._telemetry.answered(prefix, pop, self._cache_bps[asked] * setting.options.ttl_s)
 
     def _load(self, t: int) -> None:
         setting, trace = self.setting, self.trace
         stale = ~self._keeps_ttl & (t - self._asked_s > setting.options.ttl_s)
         caches.loads(
-            self._at, setting.cache_prefix, self._cache_bps, setting.link, stale,
+            self._at, setting.cache_prefix, self._cache_bps, self._link_at, stale,
             self._answering.pop, self._answering.share,
             self._pop_bps, self._link_bps, self._clung_bps,
         )  # fmt: skip
-        served_bps = np.where(self._alive, self._pop_bps + setting.foreign_bps(t), 0.0)
-        capacity = np.where(self._alive, setting.capacity_bps, 0.0)
         offered = self._pop_bps + setting.foreign_bps(t)
+        served_bps = np.where(self._alive, offered, 0.0)
+        capacity = np.where(self._alive, setting.capacity_bps, 0.0)
         whole = offered.sum()
         trace.used[t] = served_bps / setting.capacity_bps
         trace.over[t] = np.maximum(offered - capacity, 0).sum() / whole
@@ -177,18 +177,18 @@ class Simulation:
     def _measure(self, t: int) -> None:
         setting, trace = self.setting, self.trace
         pop_used = self._served_bps / setting.capacity_bps
-        link_used = self._link_bps / setting.link_bps
-        pop_ms, link_ms = links.delay_ms(pop_used), links.delay_ms(link_used)
+        pop_ms = links.delay_ms(pop_used)
         self._telemetry.second(
             t, self._served_bps, self._link_bps, pop_ms, self._alive, self._rtt_ms
         )
         if t % ACCOUNT_PERIOD_S == 0:
             counted = trace.histogram if t >= setting.options.timeline.warm_s else np.zeros(BINS)
+            link_used = self._link_bps / setting.link_bps
             lost = np.where(self._alive, links.loss(pop_used), 1.0)
             found = account(
                 self._at, setting.cache_prefix, self._cache_bps, self._keeps_ttl,
-                self._user_rtt_ms, self._rtt_ms, self._geo_rtt_ms, self._excess_ms, setting.link,
-                pop_ms, link_ms, lost, links.loss(link_used), counted,
+                self._user_rtt_ms, self._rtt_ms, self._geo_rtt_ms, self._excess_ms, self._link_at,
+                pop_ms, links.delay_ms(link_used), lost, links.loss(link_used), counted,
             )  # fmt: skip
             here = slice(t, t + ACCOUNT_PERIOD_S)
             trace.latency_ms[here], trace.misrouted[here], trace.misrouted_fresh[here] = found[:3]
