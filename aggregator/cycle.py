@@ -5,6 +5,7 @@ Production, the simulator and a replay run this very function.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 
 import msgspec
@@ -19,7 +20,7 @@ from aggregator.evidence import evidence_of
 from aggregator.explore import wanted_pairs
 from aggregator.inference import Surroundings
 from aggregator.market import crew
-from aggregator.policy import POLICIES
+from aggregator.policy import BY_LOCATION, POLICIES
 from aggregator.prefixes import Prefixes
 from aggregator.rollout import Rollout, Trial, staged
 from aggregator.rollout import note as rollout_note
@@ -274,8 +275,15 @@ def _problem(inputs: Inputs, considered: Candidates, before: Answers) -> Problem
         link=_links(inputs, considered),
         link_bps=inputs.link_bps,
         warm_link_us=inputs.warm_link_us,
-        terms=inputs.terms and inputs.terms.over(inputs.places, considered.row, considered.pop),
+        terms=_terms(inputs, considered),
     )
+
+
+def _terms(inputs: Inputs, considered: Candidates) -> Terms | None:
+    """With distances for the policies that go by them alone: they take as long as a solution."""
+    if inputs.terms is None or inputs.policy not in BY_LOCATION:
+        return inputs.terms
+    return inputs.terms.over(inputs.places, considered.row, considered.pop)
 
 
 def _links(inputs: Inputs, considered: Candidates) -> Ints | None:
@@ -341,9 +349,14 @@ def _meta(
         created_ms=inputs.now_ms,
         policy=name,
         note=note,
-        code=f"popsteer {metadata.version('popsteer')}",
+        code=_code(),
         default=_default(inputs, considered, problem),
     )
+
+
+@cache
+def _code() -> str:
+    return f"popsteer {metadata.version('popsteer')}"
 
 
 def _default(inputs: Inputs, considered: Candidates, problem: Problem) -> tuple[str, ...]:

@@ -154,9 +154,10 @@ def _of_place(estimates: Estimates, around: Surroundings, few: Rows, pops: int) 
     assert around.pop_place is not None
     few = few[np.isfinite(around.place[few]).all(axis=1)]
     located = np.flatnonzero(np.isfinite(around.pop_place).all(axis=1))
-    fitted = _line(estimates, around.place, around.pop_place, pops)
     keys, rtts = [np.zeros(0, np.int64)], [np.zeros(0)]
-    if fitted is None or not len(located):
+    some = len(few) and len(located)
+    fitted = _line(estimates, around.place, around.pop_place, pops) if some else None
+    if fitted is None:
         return _guess(keys[0], rtts[0], rtts[0], rtts[0], rtts[0])
     base_us, us_per_km, error_us = fitted
     near = min(ADDED_MAX, len(located))
