@@ -1,11 +1,13 @@
 """CSV into a table: `prefix,pop[,pop...]` (ranked) or `prefix,pop=share;pop=share`.
 
 Prefixes may nest (the longest wins) and stand in any order; of equal ones the later wins. Empty
-lines and what follows `#` are left out, and so is a header that starts with `prefix`. Distinct
+lines and what follows `#` are left out, and so are a header that starts with `prefix`, empty
+columns at the end, and ranks beyond the eighth, which no answer would get to. Distinct
 answers are few, so a line costs one prefix and one number: a million lines take seconds and some
 tens of megabytes.
 """
 
+import csv
 import socket
 from array import array
 from collections.abc import Iterable
@@ -27,7 +29,7 @@ def read(path: Path, meta: TableMeta) -> Table:
         ConfigError: names the file, the line and the value.
     """
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             return compile_lines(lines, meta, str(path))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
@@ -47,10 +49,13 @@ def compile_lines(lines: Iterable[str], meta: TableMeta, name: str) -> Table:
         line = raw.partition("#")[0].strip()
         if not line or (not net and line.lower().startswith("prefix,")):
             continue
+        if '"' in line:
+            line = ",".join(next(csv.reader([line])))
         prefix, comma, ranked = line.partition(",")
         try:
             if not comma:
                 raise ConfigError(f"{line!r}: expected prefix,pop")
+            ranked = ranked.rstrip(", ")
             n, p = _parse(prefix)
             answer.append(answers.number(ranked))
         except ConfigError as error:
@@ -110,12 +115,11 @@ class _Answers:
         if known is not None:
             return known
         names, weights = _shares(text) if "=" in text else _ranks(text)
-        if len(names) > CANDIDATES_MAX:
-            raise ConfigError(f"{text!r}: {len(names)} POPs; at most {CANDIDATES_MAX}")
         if twice := {name for name in names if names.count(name) > 1}:
             raise ConfigError(f"{text!r}: {min(twice)} stands twice")
-        indices = [self.pops.setdefault(pop_id(name), len(self.pops)) for name in names]
-        self._ranked.append((indices, whole_shares(weights)))
+        best = [pop_id(name) for name in names][:CANDIDATES_MAX]
+        indices = [self.pops.setdefault(name, len(self.pops)) for name in best]
+        self._ranked.append((indices, whole_shares(weights[:CANDIDATES_MAX])))
         self._numbers[text] = len(self._ranked) - 1
         return len(self._ranked) - 1
 
@@ -145,6 +149,8 @@ def _shares(text: str) -> tuple[list[str], list[float]]:
         if not equals or not 0 <= weights[-1] < float("inf"):
             raise ConfigError(f"{part.strip()!r}: expected pop=share, as in fra1=70;lon1=30")
         names.append(name.strip())
+    if len(names) > CANDIDATES_MAX:
+        raise ConfigError(f"{text!r}: {len(names)} POPs; at most {CANDIDATES_MAX} may share")
     if not sum(weights):
         raise ConfigError(f"{text!r}: every share is 0")
     return names, weights

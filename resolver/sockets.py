@@ -40,7 +40,7 @@ def bind(addresses: list[tuple[str, int]], workers: int) -> list[list[Bound]]:
     """
     bound: list[list[Bound]] = [[] for _ in range(workers)]
     try:
-        for host, wanted in addresses:
+        for host, wanted in ((one, port) for name, port in addresses for one in _hosts(name)):
             port = wanted
             shared = workers > 1
             if shared and wanted:
@@ -55,6 +55,19 @@ def bind(addresses: list[tuple[str, int]], workers: int) -> list[list[Bound]]:
                 one.close()
         raise
     return bound
+
+
+def _hosts(name: str) -> list[str]:
+    """The addresses of a host: itself, or those of its name."""
+    try:
+        return [str(ip_address(name))]
+    except ValueError:
+        pass
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        raise SetupError(f"dns.listen = {name}: no such host; write an IP address") from None
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
 def _pair(host: str, port: int, shared: bool) -> Bound:
@@ -74,10 +87,7 @@ def _pair(host: str, port: int, shared: bool) -> Bound:
 
 
 def _socket(host: str, port: int, kind: socket.SocketKind, shared: bool) -> socket.socket:
-    try:
-        version = ip_address(host).version
-    except ValueError:
-        raise SetupError(f"dns.listen = {host}:{port}: write an IP address") from None
+    version = ip_address(host).version
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     one = socket.socket(family, kind)
     try:

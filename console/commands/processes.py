@@ -63,7 +63,7 @@ def plan(*, config: Path, once: bool = False) -> None:
 def serve(
     *,
     config: Path | None = None,
-    listen: str | None = None,
+    listen: list[str] | None = None,
     table: Path | None = None,
     workers: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
 ) -> None:
@@ -71,13 +71,13 @@ def serve(
 
     Args:
         config: The configuration file.
-        listen: HOST:PORT instead of dns.listen.
+        listen: HOST:PORT instead of dns.listen; may be given several times.
         table: A local table file instead of S3.
         workers: How many processes share the port.
     """
     own = find_config(config)
-    if listen is not None:
-        own = replace(own, dns=replace(own.dns, listen=listen))
+    if listen:
+        own = replace(own, dns=replace(own.dns, listen=tuple(listen)))
         _ = own.dns.addresses  # refused here, before anything starts
     if workers is not None:
         own = replace(own, dns=replace(own.dns, workers=workers))

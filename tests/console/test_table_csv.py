@@ -53,7 +53,9 @@ def test_the_longest_prefix_wins_whatever_the_order_of_lines() -> None:
         ("10.0.0.0/8,fra1=-1", "pop=share"),
         ("10.0.0.0/8,fra1=0;lon1=0", "every share is 0"),
         ("10.0.0.0/8,fra1,fra1", "stands twice"),
-        ("10.0.0.0/8," + ",".join(f"p{i}" for i in range(9)), "at most 8"),
+        ("10.0.0.0/8," + ";".join(f"p{i}=1" for i in range(9)), "at most 8"),
+        ("10.0.0.0/8,fra1,,lon1", "POP id ''"),
+        ("10.0.0.0/8," + ",".join(f"p{i % 9}" for i in range(10)), "stands twice"),
     ],
 )
 def test_an_error_names_file_line_and_value(line: str, words: str) -> None:
@@ -104,3 +106,18 @@ def test_shares_are_whole_and_close_to_what_was_asked(weights: list[float]) -> N
     assert sum(shares) == SHARE_WHOLE
     for share, weight in zip(shares, weights, strict=True):
         assert abs(share - weight * SHARE_WHOLE / sum(weights)) <= 1
+
+
+def test_what_spreadsheets_and_long_rankings_make_is_read() -> None:
+    ranked = ",".join(f"p{i}" for i in range(12))
+    table = compiled(f'"10.0.0.0/8","fra1,lon1"\n11.0.0.0/8,lon1,,\n12.0.0.0/8,{ranked}\n')
+    assert first(table, "10.1.1.1") == "fra1"
+    assert first(table, "11.1.1.1") == "lon1"
+    row, _ = table.find(Prefix.parse("12.0.0.0/8"))
+    assert table.ranked(row) == [f"p{i}" for i in range(8)]
+    assert table.share[row].tolist() == [255] + [0] * 7
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_prefix(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("10.0.0.0/8,fra1\n", "utf-8-sig")
+    assert len(read(tmp_path / "t.csv", META)) == 1

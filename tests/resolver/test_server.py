@@ -205,6 +205,42 @@ def test_a_port_in_use_is_one_sentence() -> None:
                 bind([("127.0.0.1", port)], workers)
 
 
+def test_hosts_may_have_names() -> None:
+    for bound in (found := bind([("localhost", 0)], 1)[0]):
+        assert bound.udp.getsockname()[:2] == bound.tcp.getsockname()[:2]
+        bound.close()
+    assert found
+    with pytest.raises(SetupError, match="no such host; write an IP address"):
+        bind([("127.0.0.1,127.0.0.2", 0)], 1)
+
+
+def test_the_command_listens_where_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "z.example.zone").write_text(ZONE.format(53))
+    config = CONFIG.format(listen='"127.0.0.1:1"', workers=1, metrics="")
+    (tmp_path / "popsteer.toml").write_text(config)
+    told = [part for host in ("127.0.0.1", "127.0.0.7") for part in ("--listen", f"{host}:0")]
+    serve = [
+        sys.executable,
+        "-m",
+        "console.cli",
+        "serve",
+        "--config",
+        str(tmp_path / "popsteer.toml"),
+    ]
+    with (tmp_path / "log").open("wb") as log:
+        server = Server(subprocess.Popen([*serve, *told], stderr=log), tmp_path, 0)
+    try:
+        server.until(lambda: '"ready"' in server.log())
+        ready = next(json.loads(line) for line in server.log().splitlines() if '"ready"' in line)
+        assert [one.rpartition(":")[0] for one in ready["listen"]] == ["127.0.0.1", "127.0.0.7"]
+        for one in ready["listen"]:
+            host, _, port = one.rpartition(":")
+            query = dns.message.make_query("ns.z.example.", "A")
+            assert dns.query.udp(query, host, timeout=DEADLINE_S, port=int(port)).answer
+    finally:
+        assert stop(server) == 0
+
+
 def test_a_wildcard_listener_answers_from_the_address_that_was_asked(tmp_path: Path) -> None:
     server = start(tmp_path, listen="0.0.0.0:0")
     try:
