@@ -12,8 +12,9 @@ import msgspec
 
 from popsteer.config import Aws, Config
 from popsteer.errors import SetupError
-from popsteer.names import link_subject
+from popsteer.names import demand_subject, link_subject
 from popsteer.samples import Kind
+from popsteer.table import SETS_MAX
 
 VARIABLE = "POPSTEER_CONSUMER"
 
@@ -34,14 +35,15 @@ class ConsumerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 def bulk(config: Config) -> ConsumerSettings:
-    """RTT and demand, both about POPs."""
+    """RTT and demand, both about POPs; demand also by set of answers."""
+    sets = range(SETS_MAX if len(config.service) > 1 else 1)
     return ConsumerSettings(
         aws=config.aws,
         stream=config.aws.bulk_stream,
         kinds=BULK_KINDS,
         window_ms=config.aggregate.bulk_window_s * 1000,
         grace_ms=round(config.aggregate.grace_s * 1000),
-        subjects=tuple(pop.id for pop in config.pop),
+        subjects=tuple(demand_subject(pop.id, number) for number in sets for pop in config.pop),
     )
 
 

@@ -5,8 +5,9 @@ within a second. **Replanned**: what the planner makes of it, a period later. Th
 hurts, the second what it costs. N+1 is the first answer for the loss of every POP.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,9 @@ from scipy import sparse
 
 from aggregator.compare import Answers, answers, load_bps, present_shares
 from aggregator.cycle import fallen_over
-from aggregator.policy import POLICIES
+from aggregator.services import ServiceSet
 from aggregator.solve import NOWHERE, Problem
+from aggregator.together import solved
 from popsteer.evidence import Evidence
 from popsteer.intervals import last_of
 from popsteer.names import IPV6_BIT, Net, Plen, Prefix
@@ -50,7 +52,9 @@ class Situation:
     fill: float
     """The share of a capacity that is planned with."""
     move_gain_us: float
-    policy: str
+    sets: tuple[ServiceSet, ...]
+    ends: tuple[int, ...]
+    """Where the prefixes of each set end: services with other answers have rows of their own."""
     generation: int = 0
     """Of the table in force."""
 
@@ -114,38 +118,61 @@ class Losses:
 
 
 def situation(
-    table: Table,
-    evidence: Evidence,
+    sets: Sequence[ServiceSet],
+    tables: Sequence[Table],
+    evidence: Sequence[Evidence],
     usable: Bools,
     capacity_bps: F64,
     fill: float,
     move_gain_us: float,
 ) -> Situation:
-    """The situation that a published table and its evidence describe."""
-    n, line, column = _lines(evidence)
-    first = np.flatnonzero(column == 0)
-    shape = (n, int(column.max(initial=-1)) + 1)
-    pop, rtt, spread = np.full(shape, NOWHERE, np.int64), np.full(shape, np.inf), np.zeros(shape)
-    pop[line, column] = evidence.pop
-    rtt[line, column] = np.nan_to_num(evidence.rtt_us.astype(np.float64), nan=np.inf)
-    spread[line, column] = np.nan_to_num(evidence.spread_us.astype(np.float64))
-    net, plen = evidence.net[first], evidence.plen[first]
+    """The situation that a published table, set by set, and its evidence describe."""
+    pops = evidence[0].pops
+    width = max(int(_lines(one)[2].max(initial=-1)) + 1 for one in evidence)
+    parts = [_candidates(one, width) for one in evidence]
+    net, plen, demand, pop, rtt, spread = (
+        np.concatenate([part[i] for part in parts]) for i in range(6)
+    )
+    said = [answers(own, part[0], part[1], pops) for own, part in zip(tables, parts, strict=True)]
+    ranks = max(one.pop.shape[1] for one in said)
     return Situation(
-        pops=evidence.pops,
+        pops=pops,
         net=net,
         plen=plen,
-        demand_bps=evidence.demand_bps[first].astype(np.float64),
+        demand_bps=demand,
         pop=pop,
         rtt_us=rtt,
         spread_us=spread,
-        said=answers(table, net, plen, evidence.pops),
+        said=Answers(
+            np.concatenate([_wide(one.pop, ranks, NOWHERE) for one in said]),
+            np.concatenate([_wide(one.share, ranks, 0) for one in said]),
+        ),
         usable=usable,
         capacity_bps=capacity_bps,
         fill=fill,
         move_gain_us=move_gain_us,
-        policy=table.meta.policy if table.meta.policy in POLICIES else "optimum",
-        generation=table.meta.generation,
+        sets=tuple(sets),
+        ends=tuple(np.cumsum([len(part[0]) for part in parts]).tolist()),
+        generation=tables[0].meta.generation,
     )
+
+
+def _wide(columns: NDArray[Any], width: int, empty: float) -> NDArray[Any]:
+    missing = width - columns.shape[1]
+    return np.pad(columns, ((0, 0), (0, missing)), constant_values=empty)
+
+
+def _candidates(evidence: Evidence, width: int) -> tuple[NDArray[Any], ...]:
+    """Net, plen and demand of each prefix, and [n, width] POP, RTT and spread of its candidates."""
+    n, line, column = _lines(evidence)
+    first = np.flatnonzero(column == 0)
+    shape = (n, width)
+    pop, rtt, spread = np.full(shape, NOWHERE, np.int64), np.full(shape, np.inf), np.zeros(shape)
+    pop[line, column] = evidence.pop
+    rtt[line, column] = np.nan_to_num(evidence.rtt_us.astype(np.float64), nan=np.inf)
+    spread[line, column] = np.nan_to_num(evidence.spread_us.astype(np.float64))
+    demand = evidence.demand_bps[first].astype(np.float64)
+    return evidence.net[first], evidence.plen[first], demand, pop, rtt, spread
 
 
 def _lines(evidence: Evidence) -> tuple[int, Ints, Ints]:
@@ -220,17 +247,25 @@ def inside(net: Net, plen: Plen, prefix: Prefix) -> Bools:
 
 
 def _replanned(base: Situation, present: Answers) -> Answers:
-    here = (base.pop != NOWHERE) & base.usable[base.pop]
-    problem = Problem(
-        pop=base.pop,
-        cost_us=np.where(here, base.rtt_us, np.inf),
-        move_us=np.maximum(base.spread_us, base.move_gain_us),
-        demand_bps=base.demand_bps,
-        capacity_bps=base.capacity_bps * base.fill,
-        present=present_shares(base.pop, present),
-    )
-    _, policy = POLICIES[base.policy]
-    return Answers(base.pop, policy(problem).share)
+    """What each set's policy makes of it, all from one account of capacities."""
+    shares, first, asked = present_shares(base.pop, present), 0, []
+    for one, end in zip(base.sets, base.ends, strict=True):
+        rows = slice(first, end)
+        pop = base.pop[rows]
+        here = (pop != NOWHERE) & (base.usable & one.serves)[pop]
+        problem = Problem(
+            pop=pop,
+            cost_us=np.where(here, base.rtt_us[rows], np.inf),
+            move_us=np.maximum(base.spread_us[rows], base.move_gain_us),
+            demand_bps=base.demand_bps[rows],
+            capacity_bps=base.capacity_bps * base.fill,
+            present=shares[rows],
+            terms=one.terms,
+        )
+        asked.append((one.policy, problem))
+        first = end
+    found = [one.assignment.share for one in solved(asked)]
+    return Answers(base.pop, np.concatenate(found))
 
 
 def _placement(base: Situation, rtt: "sparse.csr_matrix", said: Answers) -> Placement:

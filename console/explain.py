@@ -67,6 +67,7 @@ def explain(asked: str, name: str | None, view: View, config: Config, now_ms: in
     client, service = client_of(asked), service_of(config, name)
     if not _loads_tables(config):
         view = View(overview=view.overview, orders=view.orders)
+    view = view.of_service(dns_name(service.name))
     account = _account(client, service, view, config, now_ms)
     candidates = tuple(_candidates(account, view, config, now_ms))
     first = next((one for one in candidates if one.pop == account.decision.pop), None)

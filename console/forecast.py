@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from aggregator.services import sets_of
 from aggregator.whatif import (
     Account,
     Change,
@@ -94,12 +95,20 @@ def situation_of(view: View, config: Config) -> Situation:
     """
     if view.table is None:
         raise TableError("no table was published yet; is the planner running?")
-    if view.evidence is None:
+    sets = sets_of(config)
+    views = [view.of_service(one.services[0] if one.services else "") for one in sets]
+    evidence = [one.evidence for one in views if one.evidence is not None]
+    if len(evidence) < len(views):
         raise TableError(
             f"the evidence of table {view.table.meta.generation} is not in the store; "
             "wait for the planner's next table"
         )
-    pops = view.evidence.pops
+    pops = evidence[0].pops
+    if pops != tuple(config.pop_ids()):
+        raise TableError(
+            f"table {view.table.meta.generation} was made for other POPs than the configuration "
+            "has; wait for the planner's next table"
+        )
     states = view.state.pops if view.state else {}
     known = {pop.id: pop.capacity_bps for pop in config.pop}
     capacity = [
@@ -107,8 +116,9 @@ def situation_of(view: View, config: Config) -> Situation:
     ]
     usable = [pop not in states or (states[pop].up and not states[pop].drained) for pop in pops]
     return situation(
-        view.table,
-        view.evidence,
+        sets,
+        [one.table for one in views if one.table is not None],
+        evidence,
         np.array(usable),
         np.array([bps if bps > 0 else np.inf for bps in capacity]),
         config.plan.target_utilisation,

@@ -39,6 +39,25 @@ class View:
     overview: Overview | None = None
     evidence: Evidence | None = None
     orders: Orders = field(default_factory=Orders)
+    further_evidence: tuple[Evidence | None, ...] = ()
+    """Of the table's further sets of answers."""
+
+    def of_service(self, service: str) -> "View":
+        """As if the set of answers for a service, by its DNS name, stood alone."""
+        number = self.table.meta.set_of(service) if self.table else 0
+        return self.sets[number]
+
+    @property
+    def sets(self) -> "tuple[View, ...]":
+        """Of each set of answers, the first one first."""
+        if self.table is None or not self.table.further:
+            return (self,)
+        known = (*self.further_evidence, *(None for _ in self.table.further))
+        further = (
+            replace(self, table=own, evidence=evidence, further_evidence=())
+            for own, evidence in zip(self.table.further, known, strict=False)
+        )
+        return (self, *further)
 
 
 class Reader:
@@ -98,13 +117,17 @@ class Reader:
             raise
         # As DNS nodes have it, so that what is explained is what they answer.
         table = with_stand_ins(table, self._config)
-        self.view = replace(self.view, table=table, evidence=None)
+        self.view = replace(self.view, table=table, evidence=None, further_evidence=())
 
     def _find_evidence(self) -> None:
         """It may be written a moment after its table."""
-        if self.view.table is not None and self.view.evidence is None:
-            found = read_evidence(self._store, self.view.table.meta)
-            self.view = replace(self.view, evidence=found)
+        table = self.view.table
+        if table is None or None not in (self.view.evidence, *self.view.further_evidence):
+            return
+        first, *further = (
+            read_evidence(self._store, table.meta, number) for number in range(len(table.sets))
+        )
+        self.view = replace(self.view, evidence=first, further_evidence=tuple(further))
 
 
 def read_table(store: ObjectStore, key: str, verifier: Verifier | None) -> Table:
@@ -120,10 +143,13 @@ def read_table(store: ObjectStore, key: str, verifier: Verifier | None) -> Table
     return tables.decode(stored.body, verifier)
 
 
-def read_evidence(store: ObjectStore, meta: TableMeta) -> Evidence | None:
-    """The evidence of a table, or of the one whose answers it repeats; None where it is gone."""
+def read_evidence(store: ObjectStore, meta: TableMeta, number: int = 0) -> Evidence | None:
+    """The evidence of one of a table's sets of answers, or of the table whose answers it repeats.
+
+    None where it is gone.
+    """
     for generation in (meta.generation, meta.parent):
-        stored = store.read(evidences.key(generation)) if generation else None
+        stored = store.read(evidences.key(generation, number)) if generation else None
         if stored is not None:
             try:
                 return evidences.decode(stored.body)

@@ -15,7 +15,7 @@ from popsteer.store import MemoryStore
 def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     """A store behind the commands, and a configuration that they find."""
     file = tmp_path / "popsteer.toml"
-    file.write_text('[[pop]]\nid = "fra1"\n[[pop]]\nid = "lon1"\n')
+    file.write_text('[[pop]]\nid = "fra1"\n[[pop]]\nid = "lon1"\n[[pop]]\nid = "par1"\n')
     monkeypatch.setenv("POPSTEER_CONFIG", str(file))
     store = MemoryStore()
 

@@ -10,7 +10,7 @@ import pytest
 
 from popsteer.config import Config, Dns, Pop, Service
 from popsteer.names import Prefix, prefix_arrays
-from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, Table, TableMeta, build
+from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, Further, Ranked, Table, TableMeta, build
 from resolver.cookies import CookieSecret
 from resolver.dnssec import lay_over, origin_text
 from resolver.fast import book as books
@@ -106,22 +106,32 @@ def world_config(folder: Path) -> Config:
 
 
 def world_table(seed: int = 1) -> Table:
-    """Some prefixes of both families, nested, with random candidates and shares."""
+    """Some prefixes of both families, nested, with random candidates and shares.
+
+    The second service has a set of answers of its own.
+    """
     rng = np.random.default_rng(seed)
     prefixes = [Prefix.parse(f"10.{i}.0.0/16") for i in range(8)]
     prefixes += [Prefix.parse(f"10.{i}.{j}.0/24") for i in range(3) for j in range(0, 255, 5)]
     prefixes += [Prefix.parse("127.0.0.0/8"), Prefix.parse("10.1.5.128/26")]
     prefixes += [Prefix.parse(f"2001:db8:{i:x}::/48") for i in range(20)]
     net, plen = prefix_arrays(prefixes)
-    pop = np.full((len(net), CANDIDATES_MAX), NO_POP, np.uint16)
-    share = np.zeros((len(net), CANDIDATES_MAX), np.uint8)
-    for row in range(len(net)):
+    first, second = random_answers(rng, len(net)), random_answers(rng, len(net))
+    own = Further(services=(SERVICES[1],), default=("p2", "p1"))
+    meta = TableMeta(generation=3, default=("p5", "p3"), further=(own,))
+    pops = tuple(f"p{i}" for i in range(POP_COUNT - 1))
+    return build(meta, pops, net, plen, first.pop, first.share, first.rtt, [second])
+
+
+def random_answers(rng: np.random.Generator, rows: int) -> Ranked:
+    """Three candidates each, of which two have a share."""
+    pop = np.full((rows, CANDIDATES_MAX), NO_POP, np.uint16)
+    share = np.zeros((rows, CANDIDATES_MAX), np.uint8)
+    for row in range(rows):
         pop[row, :3] = rng.permutation(POP_COUNT - 1)[:3]
         first = int(rng.integers(0, 256))
         share[row, :2] = (first, 255 - first)
-    rtt = np.full(pop.shape, NO_RTT, np.uint16)
-    meta = TableMeta(generation=3, default=("p5", "p3"))
-    return build(meta, tuple(f"p{i}" for i in range(POP_COUNT - 1)), net, plen, pop, share, rtt)
+    return Ranked(pop, share, np.full(pop.shape, NO_RTT, np.uint16))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from popsteer.names import Prefix
+from popsteer.names import Prefix, demand_subject
 from resolver import cookies
 from resolver.answer import Answer, Client, Transport, answer
 from resolver.fast.batch import BATCH, DROP
@@ -316,7 +316,9 @@ def test_demand_is_counted_as_the_slow_path_counts(
                     length = max(length, int(snapshot.table.plen[row]) & 0x7F)
                 length = min(client.length, length)
                 net = Prefix(client.net, client.plen).net >> (64 - length) << (64 - length)
-                key = (net, length | client.plen & 0x80, made.served.pop)
+                number = snapshot.table.meta.set_of(made.served.service)
+                subject = demand_subject(made.served.pop, number)
+                key = (net, length | client.plen & 0x80, subject)
                 want[key] = want.get(key, 0) + 1
     got = bench.taken()
     assert {

@@ -1,11 +1,15 @@
 """What a loss or a surge does, against plain arithmetic row by row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.compare import Answers
+from aggregator.services import ServiceSet
+from aggregator.terms import even
 from aggregator.whatif import Change, Situation, n_plus_one, whatif
 from popsteer.names import Prefix, prefix_arrays
 
@@ -39,7 +43,8 @@ def situation(
         capacity_bps=np.array(capacity_bps, np.float64),
         fill=1.0,
         move_gain_us=0.0,
-        policy="optimum",
+        sets=(ServiceSet((), "optimum", np.ones(p, bool), even(p), 1.0),),
+        ends=(n,),
     )
 
 
@@ -78,6 +83,22 @@ def test_replanning_takes_the_overload_away(small: Situation) -> None:
     assert account.replanned.overload_share == pytest.approx(0, abs=1e-9)
     assert account.replanned.load_bps[0] == 0
     assert account.replanned.load_bps.sum() == pytest.approx(60)
+
+
+def test_replanning_asks_each_services_policy(small: Situation) -> None:
+    everywhere, only_lhr = np.ones(3, bool), np.array([False, False, True])
+    base = replace(
+        small,
+        sets=(
+            ServiceSet(("www.",), "nearest", everywhere, even(3), 0.5),
+            ServiceSet(("video.",), "optimum", only_lhr, even(3), 0.5),
+        ),
+        ends=(2, 3),
+    )
+
+    account = whatif(base, Change())
+
+    assert account.replanned.load_bps.tolist() == [30, 0, 30]
 
 
 def test_the_mean_is_weighted_by_demand(small: Situation) -> None:
