@@ -65,7 +65,7 @@ def test_pins_caps_and_freezes(orders: MemoryStore) -> None:
     "arguments",
     [
         ["pin", "10.0.0.1/24", "lon1"],
-        ["pin", "10.0.0.0/24", "par1"],
+        ["pin", "10.0.0.0/24", "nrt9"],
         ["cap", "fra1", "much"],
         ["drain", "fra1", "--for", "soon"],
     ],
