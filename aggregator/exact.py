@@ -61,7 +61,8 @@ def solve(market: Market, price_us: F64) -> Optimum | None:
     """
     priced = _priced(market, price_us)
     held = priced <= priced.min(axis=1, keepdims=True) + WINDOW_US
-    ceiling = price_us + CEILING_US
+    # Never above what overflow really costs, or the programme would be another.
+    ceiling = np.where(price_us + CEILING_US < OVERFLOW_US, price_us + CEILING_US, np.inf)
     for _ in range(ROUNDS_MAX):
         solved = _restricted(market, held, ceiling)
         if solved is None:
