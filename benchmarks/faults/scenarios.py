@@ -19,7 +19,7 @@ from popsteer.sink import SPILL_AFTER_S
 
 HOUR_MS = 3_600_000
 STREAMS = (BULK_STREAM, URGENT_STREAM)
-HANG_S = 30
+HANG_S = 15
 """A processor that starts on a busy machine takes a part of it."""
 UNDER_WAY_S = 1.5
 """What a fault finds under way is over in this time."""
@@ -118,6 +118,10 @@ def zombie(scene: Scene) -> Iterator[None]:
         second.signal_all(signal.SIGSTOP)
         stack.callback(second.signal_all, signal.SIGCONT)
         scene.wait(lambda: OTHER not in scene.stage.lease_owners().values(), "it keeps its leases")
+        first = _worker(scene)
+        shards = len(scene.stage.open_shards())
+        scene.wait(lambda: len(scene.stage.processors(first)) >= shards, "nobody took them over")
+        # Its successors write what it will try to write.
         time.sleep(2 * BULK_WINDOW_S)
         second.signal_all(signal.SIGCONT)
         time.sleep(2 * BULK_WINDOW_S)
@@ -376,6 +380,7 @@ def _second(scene: Scene) -> Iterator[Worker]:
 
 def _split(scene: Scene, shard: str) -> None:
     kinesis, rng = scene.stage.kinesis, scene.stage.rng
+    scene.wait(scene.stage.active, "the stream is being resharded")
     found = kinesis.list_shards(StreamName=BULK_STREAM)["Shards"]
     (one,) = (s["HashKeyRange"] for s in found if s["ShardId"] == shard)
     first, last = int(one["StartingHashKey"]), int(one["EndingHashKey"])
@@ -384,6 +389,7 @@ def _split(scene: Scene, shard: str) -> None:
 
 
 def _merge(scene: Scene, one: str, other: str) -> None:
+    scene.wait(scene.stage.active, "the stream is being resharded")
     scene.stage.kinesis.merge_shards(
         StreamName=BULK_STREAM, ShardToMerge=one, AdjacentShardToMerge=other
     )

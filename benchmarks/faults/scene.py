@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from botocore.exceptions import BotoCoreError, ClientError
 
 from benchmarks.faults.processes import BULK_WINDOW_S, ProducerProcess
 from benchmarks.faults.producer import Status
 from benchmarks.faults.stage import LOOK_S, NotMetError, Stage
 from benchmarks.faults.watch import LOOKBACK_MS
 from benchmarks.faults.world import SPREAD_MS, Name, Tally, batch, pops, samples, tally
+from popsteer.errors import PopsteerError
 from popsteer.samples import Kind, rows
 
 SETTLE_S_MAX = 120.0
@@ -93,7 +95,7 @@ class Scene:
     @property
     def status(self) -> Status:
         """The producer's last report."""
-        self.stage.wait(lambda: self.producer.status, "the producer does not report", 20)
+        self.stage.wait(lambda: self.producer.status, "the producer does not report")
         assert self.producer.status is not None
         return self.producer.status
 
@@ -158,14 +160,19 @@ def play(stage: Stage, fault: Fault, run: int, scale: Scale) -> Outcome:
     try:
         stage.ready()
         return _played(scene, fault)
-    except NotMetError as error:
+    except (PopsteerError, OSError, ClientError, BotoCoreError) as error:
+        # One fault that could not be played ends no other one's run.
         stage.broken = True
         producer.end()
         expected = tally(name for name in scene.sent if not name.step_ms)
         counted = scene.counted()
         sent = samples(scene.sent)
         wrong = expected.wrong(counted)
-        return Outcome(fault.name, sent, counted.samples, 0, wrong, float("inf"), str(error))
+        return Outcome(fault.name, sent, counted.samples, 0, wrong, float("inf"), _words(error))
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, PopsteerError) else repr(error)
 
 
 def _played(scene: Scene, fault: Fault) -> Outcome:

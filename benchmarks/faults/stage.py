@@ -116,6 +116,11 @@ class Stage:
         self.producers.append(producer)
         return producer
 
+    def active(self) -> bool:
+        """Whether the bulk stream can be resharded now."""
+        answer = self.kinesis.describe_stream_summary(StreamName=BULK_STREAM)
+        return answer["StreamDescriptionSummary"]["StreamStatus"] == "ACTIVE"
+
     def open_shards(self) -> list[str]:
         """Open shards of the bulk stream, by hash range."""
         pages = self.kinesis.get_paginator("list_shards").paginate(StreamName=BULK_STREAM)
