@@ -131,7 +131,10 @@ def _tell(config: Config, registry: CollectorRegistry, log: Logger) -> None:
     client, pause = cloudwatch(config.aws), threading.Event()
     before: dict[Key, float] = {}
     while not pause.wait(PERIOD_S):
-        values = read(registry.collect())
+        try:
+            values = read(registry.collect())
+        except RuntimeError:
+            continue  # a label came into being while we looked; its process does not wait for us
         # A period that was refused is told with the next one.
         if put(client, config.telemetry.namespace, datums(values, before), log):
             before = values

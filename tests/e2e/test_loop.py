@@ -1,6 +1,8 @@
 """The whole loop from outside, through the real MultiLangDaemon: change the world, ask DNS."""
 
 import datetime as dt
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.loop import Asker, Loop, descendants, wait_until
+from popsteer.heartbeat import bounds_s
 from popsteer.lab import Changes, RttChange
 from popsteer.names import Prefix
 from popsteer.world import World
@@ -29,6 +32,8 @@ ROOM = 0.6
 """A POP below this utilisation has room, whatever noise there is."""
 DRAWS = 3
 DRAIN_S = 20
+SEEN_S = 10
+"""Until the planner's word is on the page."""
 DOWN_S = 5
 """POP down, or drained -> no answer names it; it is the promise for p99."""
 
@@ -108,6 +113,40 @@ def test_an_answer_follows_a_change_of_rtt(loop: Loop) -> None:
     loop.change(lambda old: msgspec.structs.replace(old, rtt=(slow,)))
 
     assert wait_until(lambda: asker.ask(prefix) not in {nearest, None}, FRESH_S) < FRESH_S
+
+
+def test_a_stream_that_stands_still_rings_until_it_goes_on(loop: Loop) -> None:
+    stream = loop.config.aws.bulk_stream
+    bound_s = bounds_s(loop.config)[stream]
+    processors = [pid for pid in descendants(loop.pid) if _reads(pid, stream)]
+    assert processors
+    assert wait_until(lambda: not _rings(loop, stream), 60, 1) < 60
+
+    for pid in processors:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        rang_s = wait_until(lambda: _rings(loop, stream), 3 * bound_s, 0.5)
+    finally:
+        for pid in processors:
+            os.kill(pid, signal.SIGCONT)
+
+    assert rang_s < bound_s + SEEN_S
+    assert wait_until(lambda: not _rings(loop, stream), 60, 1) < 60
+
+
+def _reads(pid: int, stream: str) -> bool:
+    """Whether it is a record processor of a stream."""
+    words = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return (
+        b"aggregator.child" in words
+        and stream.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    )
+
+
+def _rings(loop: Loop, stream: str) -> bool:
+    """Whether the page says that a stream brings nothing."""
+    problems = loop.get("/api/overview")["status"]["problems"]
+    return any(stream in problem and "no heartbeat" in problem for problem in problems)
 
 
 def test_no_answer_names_a_pop_that_is_down(loop: Loop) -> None:
