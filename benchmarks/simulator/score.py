@@ -55,7 +55,9 @@ class Trace:
     worsened: F64
     """[T], share of demand whose RTT is shorter or longer than geography's."""
     cpu_s: float = 0.0
+    """Processor time of the virtual time that counts."""
     steering_cpu_s: float = 0.0
+    """The policy's part of it."""
 
     @classmethod
     def empty(cls, seconds: int, pops: int) -> "Trace":
@@ -250,6 +252,6 @@ def score(trace: Trace, line: Timeline, necessary: float, grace_s: tuple[int, in
         recovery_step_s=recovery_s(trace.over_fresh, line.step.start_s, line.step.end_s),
         recovery_flash_s=recovery_s(trace.over_fresh, line.flash.start_s, line.flash.end_s),
         recovery_fail_s=recovery_s(trace.over_fresh, line.fail.start_s, line.fail.end_s),
-        speed=line.end_s / max(trace.cpu_s, 1e-9),
-        speed_world=line.end_s / max(trace.cpu_s - trace.steering_cpu_s, 1e-9),
+        speed=60 * minutes / max(trace.cpu_s, 1e-9),
+        speed_world=60 * minutes / max(trace.cpu_s - trace.steering_cpu_s, 1e-9),
     )
