@@ -29,9 +29,25 @@ FASTER_MAX = 0.3
 CAPACITY_FACTOR_MAX = 20.0
 SOURCES_MIN = 0.5
 """Share of the POPs with measurements, against the last good table."""
+RISK_MAX = 0.25
+"""Share of demand for which the loss of a POP may find no room beyond what it finds none for now.
+It gives way while tables are refused: with N+1 alone against it, a table must not wait for ever."""
 
 
 F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """N+1: the loss, of the fullest POPs, that the new table makes worst."""
+
+    pop: str
+    before: float
+    """Share of demand without room when it is lost, by the table in force; infinite without one."""
+    after: float
+    """By the new one."""
+    allowed: float = RISK_MAX
+    """How much more `after` may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +72,8 @@ class Case:
     measured_pops_before: int
     one_pop_meant: bool = False
     """The policy sends everybody to one POP while that is up."""
+    risk: Risk | None = None
+    """Of all services together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +184,16 @@ def _moved(case: Case) -> str:
     return f"{share:.0%} of the demand would move for measurements alone; at most {MOVED_MAX:.0%}"
 
 
+def _n_plus_one(case: Case) -> str:
+    risk = case.risk
+    if risk is None or risk.after <= risk.before + risk.allowed:
+        return ""
+    return (
+        f"if {risk.pop} were lost there would be no room for {risk.after:.0%} of the demand, by "
+        f"the table in force for {risk.before:.0%}"
+    )
+
+
 RULES: dict[str, Rule] = {
     "empty": _empty,
     "replayed": _replayed,
@@ -177,5 +205,6 @@ RULES: dict[str, Rule] = {
     "capacity": _capacity,
     "poisoned": _poisoned,
     "moved": _moved,
+    "N+1 overload": _n_plus_one,
 }
 """By name, in the order of judgement."""

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from aggregator import cycle
 from aggregator.chores import Chores
+from aggregator.compare import load_bps
 from aggregator.control import Arbiter, Load, LoadLoop
 from aggregator.estimate import Estimates
-from aggregator.guard import Case, Verdict, judge
+from aggregator.guard import Case, Risk, Verdict, judge
 from aggregator.measurements import Measurements
 from aggregator.memory import Reference
 from aggregator.publish import Publisher
 from aggregator.rollout import Mode, Rollout
-from aggregator.services import TO_ONE_POP, ServiceSet, table_of
+from aggregator.services import TO_ONE_POP, ServiceSet, stacked, table_of
 from aggregator.standing_orders import StandingOrders
+from aggregator.survival import n_plus_one
 from aggregator.terms import Atlas
 from popsteer.clock import SECOND_MS
 from popsteer.config import Plan
@@ -33,6 +35,9 @@ from popsteer.telemetry import logger
 FIRST_COVERAGE = 0.95
 FIRST_WINDOWS = 3
 """The first table waits for so much of all pairs of targets and POPs, or so many windows."""
+
+POPS_LOST = 3
+"""Of the fullest POPs, so many are imagined lost before a table is published."""
 
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -197,7 +202,7 @@ class LatencyLoop:
                 shared,
                 fleet=replace(self._fleet, serves=one.serves),
                 demand_bps=demand[number],
-                in_force=table_of(table, one),
+                in_force=table_of(table, one) if table is not None else None,
                 policy=one.policy,
                 warm_us=self._prices_us[number],
                 terms=one.terms,
@@ -211,14 +216,34 @@ class LatencyLoop:
         self, outcomes: Sequence[cycle.Outcome], inputs: Sequence[cycle.Inputs], now: Now
     ) -> Verdict:
         """The first objection to any set of answers, which names its services."""
+        risk = self._risk(outcomes, inputs, now)
         for one, outcome, own in zip(self._sets, outcomes, inputs, strict=True):
-            verdict = judge(self._case(outcome, own, now))
+            verdict = judge(self._case(outcome, own, now, risk))
             if not verdict.good:
                 whom = f"{', '.join(one.services)}: " if len(outcomes) > 1 else ""
                 return replace(verdict, reason=f"{whom}{verdict.reason}")
         return verdict
 
-    def _case(self, outcome: cycle.Outcome, inputs: cycle.Inputs, now: Now) -> Case:
+    def _risk(
+        self, outcomes: Sequence[cycle.Outcome], inputs: Sequence[cycle.Inputs], now: Now
+    ) -> Risk:
+        """What the loss of one of the fullest POPs does, by the old table and by the new."""
+        usable = cycle.usable_pops(self._fleet, now.up, now.drained)
+        demand = np.concatenate([one.demand_bps for one in outcomes])
+        after = stacked([one.after for one in outcomes])
+        load = load_bps(after, demand, len(usable))
+        lost = np.argsort(-load, kind="stable")[:POPS_LOST].tolist()
+        new, old = (
+            n_plus_one(said, demand, now.load.capacity_bps, usable, lost).overload_share[lost]
+            for said in (after, stacked([one.before for one in outcomes]))
+        )
+        worst = int((new - old).argmax())
+        pop = self._fleet.pops[lost[worst]]
+        # Without a table in force nothing is compared.
+        before = float(old[worst]) if inputs[0].in_force is not None else np.inf
+        return Risk(pop, before, float(new[worst]), self.reference.risk_allowed)
+
+    def _case(self, outcome: cycle.Outcome, inputs: cycle.Inputs, now: Now, risk: Risk) -> Case:
         pops, reference = len(self._fleet.pops), self.reference
         able = inputs.up & ~inputs.drained
         # A service whose few POPs are all away must not hold up the tables of all others.
@@ -238,6 +263,7 @@ class LatencyLoop:
             measured_pops=reference.fresh_pops(inputs.estimates, pops),
             measured_pops_before=reference.pops,
             one_pop_meant=inputs.policy in TO_ONE_POP,
+            risk=risk,
         )
 
     def _conclude(

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 
 from aggregator.cycle import Outcome
 from aggregator.estimate import Estimates
+from aggregator.guard import RISK_MAX
 from popsteer.kernel import kernel
 
 RELENT_SHARE = 0.1
 """By how much the reference gives way with each refusal."""
+RISK_STEP = 0.05
+"""By how much more risk is allowed with each refusal."""
 FRESH_S = 90.0
 """A POP counts as measured while an estimate of it is younger."""
 FRESH_PREFIXES = 0.1
@@ -31,6 +34,8 @@ class Reference:
         self._rtt_us = np.zeros(0)
         self._rated_bps: F64 | None = None
         self.pops = 0
+        self.risk_allowed = RISK_MAX
+        """How much worse N+1 may be by a new table, as a share of demand."""
 
     def capacity(self, rated_bps: F64) -> None:
         """Take capacities over from the last planner; NaN is unknown."""
@@ -45,6 +50,7 @@ class Reference:
         self._key, self._rtt_us = estimates.key, np.fmax(estimates.rtt_us, low_us)
         self._rated_bps = rated_bps
         self.pops = self.fresh_pops(estimates, pops)
+        self.risk_allowed = RISK_MAX
 
     def relent(self, estimates: Estimates, pops: int) -> None:
         """A table on these was refused: give way a little."""
@@ -52,6 +58,7 @@ class Reference:
         low, high = (1 - RELENT_SHARE) * self._rtt_us, (1 + RELENT_SHARE) * self._rtt_us
         self._rtt_us = np.where(np.isnan(now_us), self._rtt_us, np.clip(now_us, low, high))
         self.pops = max(self.fresh_pops(estimates, pops), int(self.pops * (1 - RELENT_SHARE)))
+        self.risk_allowed += RISK_STEP
 
     def _now_us(self, estimates: Estimates) -> F64:
         """The estimates now, for the pairs of the reference; NaN where there is none."""

@@ -6,6 +6,7 @@ again; a new one goes on from the table and state in S3.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,13 @@ from aggregator import report
 from aggregator.chores import Chores
 from aggregator.compare import Answers, load_bps
 from aggregator.control import Health, Load, LoadLoop, fleet_of, measured
+from aggregator.cycle import usable_pops
 from aggregator.latency import LatencyLoop, now_of
 from aggregator.measurements import Measurements
 from aggregator.publish import Publisher
-from aggregator.services import blended, said_by_sets, sets_of, sheds_by_steps
+from aggregator.services import blended, said_by_sets, sets_of, sheds_by_steps, table_of
 from aggregator.standing_orders import StandingOrders
+from aggregator.survival import Losses, Placed, Survival
 from aggregator.terms import Atlas
 from popsteer import state as state_format
 from popsteer.clock import MINUTE_MS, SECOND_MS
@@ -76,6 +79,7 @@ class Planner:
             self.sets,
             Atlas(config.path(geography)) if geography else None,
         )
+        self.survival = Survival(len(self.fleet.pops))
         self.chores = Chores()
         self._shares: deque[tuple[int, np.ndarray]] = deque()
         self._started_ms = 0
@@ -213,18 +217,40 @@ class Planner:
         if written is None:
             return
         paths = self._paths(load, now)
-        self.publisher.overview(
-            report.overview_of(
-                scene,
-                self.known.signals,
-                paths,
-                in_force.table if in_force else None,
-                self.known.window_last_ms,
-                self._share_before(paths, now),
-                self.refused,
-                len(self.orders.live(now)),
-            )
+        overview = report.overview_of(
+            scene,
+            self.known.signals,
+            paths,
+            in_force.table if in_force else None,
+            self.known.window_last_ms,
+            self._share_before(paths, now),
+            self.refused,
+            len(self.orders.live(now)),
         )
+        demand = self.known.demand_by_set(load.load_bps)
+        overview = report.with_services(overview, self.sets, demand)
+        if in_force is not None:
+            losses = self._losses(in_force.table, demand, paths, scene)
+            overview = report.with_losses(overview, self.fleet.pops, losses, now)
+        self.publisher.overview(overview)
+
+    def _losses(
+        self,
+        table: Table,
+        demand: Sequence[np.ndarray],
+        paths: report.PathView,
+        scene: report.Scene,
+    ) -> Losses:
+        """N+1, a few POPs of it looked at again."""
+        placed = [
+            Placed(table_of(table, one), said, own)
+            for one, said, own in zip(self.sets, self._said(), demand, strict=True)
+        ]
+        drained = np.array([pop in scene.drained for pop in self.fleet.pops])
+        usable, prefixes = usable_pops(self.fleet, self.health.up, drained), self.known.prefixes
+        self.survival.step(placed, prefixes.net, prefixes.plen, usable, scene.now_ms)
+        whole = float(sum(own.sum() for own in demand))
+        return self.survival.losses(paths.demand_bps, scene.load.capacity_bps, usable, whole)
 
     def _share_before(self, paths: report.PathView, now: int) -> np.ndarray:
         while len(self._shares) > 1 and self._shares[1][0] <= now - SHARES_BEFORE_MS:

@@ -1,17 +1,22 @@
 """What people see: the overview of all POPs, and the POP state with its reasons."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.compare import Answers, load_bps
 from aggregator.control import Fleet, Health, Load, LoadLoop
 from aggregator.estimate import Estimates
+from aggregator.services import ServiceSet
 from aggregator.signals import Signals
+from aggregator.solve import NOWHERE
+from aggregator.survival import Losses
 from popsteer.clock import SECOND_MS, age_s
 from popsteer.names import link_subject
-from popsteer.overview import HeartbeatView, LinkView, Overview, PopView
+from popsteer.overview import HeartbeatView, LinkView, LossView, Overview, PopView, ServiceView
 from popsteer.samples import Signal
 from popsteer.state import PopState, State
 from popsteer.table import Table
@@ -178,6 +183,43 @@ def overview_of(
             for p, pop in enumerate(scene.fleet.pops)
         },
     )
+
+
+def with_losses(overview: Overview, pops: Sequence[str], losses: Losses, now_ms: int) -> Overview:
+    """The overview with N+1 of every POP that was looked at."""
+    views = {
+        pop: msgspec.structs.replace(
+            overview.pops[pop],
+            if_lost=LossView(
+                overload_bps=float(losses.overload_bps[p]),
+                overload_share=float(losses.overload_share[p]),
+                fullest=pops[losses.fullest[p]] if losses.fullest[p] != NOWHERE else "",
+                utilisation=_known(losses.utilisation[p]),
+                added_ms=_known(losses.added_us[p] / 1e3),
+                age_s=age_s(int(losses.seen_ms[p]), now_ms),
+            ),
+        )
+        for p, pop in enumerate(pops)
+        if losses.seen_ms[p]
+    }
+    return msgspec.structs.replace(overview, pops=overview.pops | views)
+
+
+def with_services(
+    overview: Overview, sets: Sequence[ServiceSet], demand_bps: Sequence[F64]
+) -> Overview:
+    """The overview with what each service asks for."""
+    services = {
+        service: ServiceView(
+            policy=one.policy,
+            pops=int(one.serves.sum()),
+            shares_answers_with=tuple(other for other in one.services if other != service),
+            demand_bps=float(demand.sum()),
+        )
+        for one, demand in zip(sets, demand_bps, strict=True)
+        for service in one.services
+    }
+    return msgspec.structs.replace(overview, services=services)
 
 
 def _pop_view(

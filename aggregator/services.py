@@ -103,14 +103,27 @@ def said_by_sets(
     table: Table | None, sets: Sequence[ServiceSet], net: Net, plen: Plen, fleet: Fleet
 ) -> list[Answers]:
     """What a table answers to prefixes, for each of the sets."""
-    return [answers(table_of(table, one), net, plen, fleet.pops) for one in sets]
+    tables = [table_of(table, one) if table is not None else None for one in sets]
+    return [answers(own, net, plen, fleet.pops) for own in tables]
 
 
-def table_of(table: Table | None, one: ServiceSet) -> Table | None:
+def table_of(table: Table, one: ServiceSet) -> Table:
     """What of a table is for a set, also when it was made for other sets."""
-    if table is None or not one.services:
-        return table
-    return table.answers_of(one.services[0])
+    return table.answers_of(one.services[0]) if one.services else table
+
+
+def stacked(said: Sequence[Answers]) -> Answers:
+    """The answers of several sets, row under row."""
+    if len(said) == 1:
+        return said[0]
+    width = max(one.pop.shape[1] for one in said)
+    missing = [((0, 0), (0, width - one.pop.shape[1])) for one in said]
+    return Answers(
+        np.concatenate(
+            [np.pad(s.pop, m, constant_values=-1) for s, m in zip(said, missing, strict=True)]
+        ),
+        np.concatenate([np.pad(s.share, m) for s, m in zip(said, missing, strict=True)]),
+    )
 
 
 def blended(said: Sequence[Answers], demand_bps: Sequence[F64]) -> Answers:

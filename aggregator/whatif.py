@@ -2,7 +2,7 @@
 
 Two answers to each question. **At once**: DNS nodes fail over by the ranks of the table in force,
 within a second. **Replanned**: what the planner makes of it, a period later. The first is what
-hurts, the second what it costs. N+1 is the first answer for the loss of every POP.
+hurts, the second what it costs. N+1 (`survival`) is the first answer for the loss of every POP.
 """
 
 from collections.abc import Mapping, Sequence
@@ -105,18 +105,6 @@ class Account:
     """Between now and replanned."""
 
 
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """N+1: of every POP, [p], what its loss does at once."""
-
-    overload_share: F64
-    """Of all demand above the capacities."""
-    fullest: Ints
-    """The POP that gets fullest, among those that take something over; NOWHERE is none."""
-    utilisation: F64
-    """Of that POP; NaN where there is none."""
-
-
 def situation(
     sets: Sequence[ServiceSet],
     tables: Sequence[Table],
@@ -200,32 +188,6 @@ def whatif(base: Situation, change: Change) -> Account:
         _flows(changed, rtt, now.said, at_once.said),
         _flows(changed, rtt, now.said, replanned.said),
     )
-
-
-def n_plus_one(said: Answers, demand_bps: F64, capacity_bps: F64, usable: Bools) -> Losses:
-    """What the loss of each POP does at once."""
-    p, whole = len(usable), float(demand_bps.sum())
-    said = fallen_over(said, usable)
-    load = load_bps(said, demand_bps, p)
-    line, column = np.nonzero(said.share > 0)
-    held = said.pop[line, column]
-    order = np.argsort(held, kind="stable")
-    edges = np.searchsorted(held[order], np.arange(p + 1))
-    overload, fullest, used = np.zeros(p), np.full(p, NOWHERE, np.int64), np.full(p, np.nan)
-    for lost in range(p):
-        rows = line[order[edges[lost] : edges[lost + 1]]]
-        left = usable & (np.arange(p) != lost)
-        part = Answers(said.pop[rows], said.share[rows])
-        before = load_bps(part, demand_bps[rows], p)
-        after = load_bps(fallen_over(part, left), demand_bps[rows], p)
-        then = load - before + after
-        took = np.flatnonzero((after > before) & left)
-        overload[lost] = np.maximum(then - capacity_bps, 0.0)[left].sum() / whole if whole else 0.0
-        if len(took):
-            ratio = then[took] / capacity_bps[took]
-            fullest[lost] = took[ratio.argmax()]
-            used[lost] = ratio.max()
-    return Losses(overload, fullest, used)
 
 
 def _changed(base: Situation, change: Change) -> Situation:

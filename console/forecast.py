@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from aggregator.services import sets_of
+from aggregator.survival import Losses
 from aggregator.whatif import (
     Account,
     Change,
     Flows,
-    Losses,
     Placement,
     Situation,
     situation,

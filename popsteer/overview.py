@@ -17,6 +17,35 @@ class LinkView(msgspec.Struct, frozen=True, kw_only=True):
     capacity_bps: float = 0.0
 
 
+class LossView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the loss of a POP would do at once, by the ranks of the table in force."""
+
+    overload_bps: float = 0.0
+    """For which there would be no room."""
+    overload_share: float = 0.0
+    """The same of all demand."""
+    fullest: str = ""
+    """The POP that would get fullest; empty when nobody takes anything over."""
+    utilisation: float | None = None
+    """Of that POP."""
+    added_ms: float | None = None
+    """Mean added RTT of those who would move."""
+    age_s: float = 0.0
+    """Since it was last looked at."""
+
+
+class ServiceView(msgspec.Struct, frozen=True, kw_only=True):
+    """One service."""
+
+    policy: str = ""
+    pops: int = 0
+    """That may serve it."""
+    shares_answers_with: tuple[str, ...] = ()
+    """Services that ask for the same, and have the same answers."""
+    demand_bps: float = 0.0
+    """Of all services with these answers."""
+
+
 class PopView(msgspec.Struct, frozen=True, kw_only=True):
     """One POP."""
 
@@ -43,6 +72,8 @@ class PopView(msgspec.Struct, frozen=True, kw_only=True):
     """The same ten minutes ago, or at the oldest table since start."""
     reason: str = ""
     """The rule that fired, in words; empty when all is well."""
+    if_lost: LossView | None = None
+    """None until it was looked at."""
 
 
 class HeartbeatView(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +111,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     orders: int = 0
     heartbeats: dict[str, HeartbeatView] = {}
     """By stream."""
+    services: dict[str, ServiceView] = {}
     pops: dict[str, PopView] = {}
 
 

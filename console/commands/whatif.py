@@ -8,7 +8,8 @@ import msgspec
 from cyclopts import Parameter
 from rich.console import Console
 
-from aggregator.whatif import Change, n_plus_one
+from aggregator.survival import n_plus_one
+from aggregator.whatif import Change
 from console import forecast as words
 from console.known import known_pop
 from console.running import find_config

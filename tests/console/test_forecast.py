@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from aggregator.whatif import Change, n_plus_one
+from aggregator.survival import n_plus_one
+from aggregator.whatif import Change
 from console import cli, forecast
 from console.published import View
 from popsteer.config import Config

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from aggregator.compare import Answers, answers, load_bps, moved, rows_of
-from aggregator.guard import RULES, Case, judge
+from aggregator.guard import RISK_MAX, RULES, Case, Risk, judge
 from benchmarks.scene import T0_MS, Scene, make_scene
 from popsteer.names import Prefix, prefix_arrays
 from popsteer.table import NO_POP, Table, TableMeta, build
@@ -74,6 +74,7 @@ DISASTERS = {
     "capacity": replace(GOOD, capacity_ratio_max=1_000.0),
     "poisoned": replace(GOOD, rtt_ratio=ratio),
     "moved": case(OLD, table((SPREAD + 1) % P)),
+    "N+1 overload": replace(GOOD, risk=Risk("p0", 0.05, 0.4)),
 }
 
 
@@ -91,6 +92,11 @@ def test_every_rule_has_its_disaster() -> None:
 
 def test_a_policy_that_means_one_pop_may_name_one() -> None:
     assert judge(replace(DISASTERS["all to one POP"], one_pop_meant=True)).good
+
+
+def test_a_risk_that_was_there_before_refuses_nothing() -> None:
+    assert judge(replace(GOOD, risk=Risk("p0", 0.4, 0.4 + RISK_MAX))).good
+    assert judge(replace(GOOD, risk=Risk("p0", np.inf, 0.9))).good
 
 
 def test_what_a_failure_forces_may_move() -> None:

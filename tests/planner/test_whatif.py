@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from aggregator.compare import Answers
 from aggregator.services import ServiceSet
+from aggregator.survival import n_plus_one
 from aggregator.terms import even
-from aggregator.whatif import Change, Situation, n_plus_one, whatif
+from aggregator.whatif import Change, Situation, whatif
 from popsteer.names import Prefix, prefix_arrays
 
 POPS = ("ams1", "fra1", "lhr1")
