@@ -6,7 +6,7 @@ label lengths of 64 to 191 and writes compression pointers beyond 14 bits.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from dnslib.label import DNSBuffer, DNSLabel
@@ -26,6 +26,8 @@ QR, AA, TC, RD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0010
 OPCODE_SHIFT = 11
 OPT, TSIG = 41, 250
 _SOA, _CLASS_ANY = 6, 255
+_OF_ANY_CLASS = frozenset({24, 25, 249})
+"""SIG (RFC 2931 §3), KEY and TKEY (RFC 2930 §2)."""
 _SOA_TAIL_BYTES = 20
 DO = 0x8000
 
@@ -183,9 +185,11 @@ def parse(data: bytes) -> Query | None:
             raise FormatError
         if counts[0]:
             question, offset = _read_question(data, offset)
+        if flags >> OPCODE_SHIFT & 0xF == Opcode.QUERY:
+            records.rclass = question.qclass if question else None
         _read_records(data, offset, counts[1:], records)
     except (FormatError, struct.error):
-        return Query(ident, flags, question, None, Rcode.FORMERR)
+        return Query(ident, flags, question, records.broken, Rcode.FORMERR)
     return Query(ident, flags, question, records.edns, Rcode.NOERROR, records.tsig, records.serial)
 
 
@@ -235,6 +239,10 @@ class _Records:
     edns: Edns | None = None
     tsig: Tsig | None = None
     serial: int | None = None
+    broken: Edns | None = None
+    """An OPT whose options are malformed: the FORMERR has an OPT, too (RFC 6891 §7)."""
+    rclass: int | None = None
+    """The class that all records of a query have; None is any."""
 
 
 def _read_records(data: bytes, offset: int, counts: list[int], found: _Records) -> None:
@@ -254,12 +262,17 @@ def _read_records(data: bytes, offset: int, counts: list[int], found: _Records) 
                 # RFC 6891 §6.1.1: at most one, at the root, in the additional section.
                 if found.edns is not None or name or section != 2:
                     raise FormatError
-                found.edns = _read_edns(rclass, ttl, rdata)
+                found.broken = Edns(rclass, ttl >> 16 & 0xFF, bool(ttl & DO), ())
+                # RFC 6891 §6.1.3: what another version has there is unknown.
+                options = () if found.broken.version else _read_options(rdata)
+                found.edns, found.broken = replace(found.broken, options=options), None
             elif rtype == TSIG:
                 # RFC 8945 §4.2: its class is ANY.
                 if section != 2 or rclass != _CLASS_ANY:
                     raise FormatError
                 found.tsig = _read_tsig(name, rdata, start)
+            elif found.rclass not in {None, _CLASS_ANY, rclass} and rtype not in _OF_ANY_CLASS:
+                raise FormatError
             elif rtype == _SOA and section == 1 and size >= _SOA_TAIL_BYTES:
                 found.serial = int.from_bytes(rdata[-_SOA_TAIL_BYTES:][:4], "big")
 
@@ -274,7 +287,7 @@ def _read_tsig(key: Labels, rdata: bytes, start: int) -> Tsig:
     return Tsig(key, rdata, start)
 
 
-def _read_edns(rclass: int, ttl: int, rdata: bytes) -> Edns:
+def _read_options(rdata: bytes) -> tuple[tuple[int, bytes], ...]:
     options = []
     offset = 0
     while offset < len(rdata):
@@ -284,4 +297,4 @@ def _read_edns(rclass: int, ttl: int, rdata: bytes) -> Edns:
             raise FormatError
         options.append((code, rdata[offset : offset + size]))
         offset += size
-    return Edns(rclass, ttl >> 16 & 0xFF, bool(ttl & DO), tuple(options))
+    return tuple(options)

@@ -47,6 +47,8 @@ MEANT = {
     "opcode 5": "UPDATE is not implemented",
     "two types": "BIND repeats both questions of a query that it refuses for having two",
     "version 1 malformed": "BIND reads options of a version that it does not know",
+    "option cut off": "an OPT is due in this FORMERR (RFC 6891 §7), BIND leaves it out",
+    "option without length": "the same",
     "scope": "BIND leaves OPT out of this FORMERR alone",
 }
 
@@ -218,6 +220,9 @@ def packets() -> Iterator[tuple[str, bytes]]:
     yield "OPT as answer", header(0x0100, 1, 1, 0, 0) + question() + opt()
     yield "OPT as authority", header(0x0100, 1, 0, 1, 0) + question() + opt()
     yield "option cut off", with_opt(b"\0\3\0\5ab")
+    for rclass in (0, 3, 254, 255, 1_232):
+        other = b"\0" + struct.pack("!HHIH", 1, rclass, 0, 4) + bytes(4)
+        yield f"a record of class {rclass}", header(0x0100, 1, 0, 0, 2) + question() + other + opt()
     yield "option without length", with_opt(b"\0\3\0")
     for size in (0, 1, 7, 8, 9, 15, 16, 17, 24, 32, 40, 41):
         yield f"cookie of {size}", with_opt(option(10, b"c" * size))

@@ -121,3 +121,40 @@ def test_more_than_one_question_is_a_format_error(count: int) -> None:
     query = parse(struct.pack("!6H", 7, 0, count, 0, 0, 0) + question * min(count, 3))
     assert query is not None
     assert query.rcode is Rcode.FORMERR
+
+
+def opt(data: bytes, version: int = 0) -> bytes:
+    return b"\0" + struct.pack("!HHBBHH", 41, 1_232, 0, version, 0x8000, len(data)) + data
+
+
+@pytest.mark.parametrize("data", [b"\0", b"\0\3\0", b"\0\3\0\2a", b"\0\3\0\0\0\x0a\0\1"])
+def test_malformed_options_are_a_format_error_of_a_client_with_edns(data: bytes) -> None:
+    head = struct.pack("!6H", 7, 0, 1, 0, 0, 1) + b"\1a\0\0\1\0\1"
+    query = parse(head + opt(data))
+    assert query is not None
+    assert query.edns is not None
+    assert (query.rcode, query.edns.options) == (Rcode.FORMERR, ())
+    newer = parse(head + opt(data, version=1))
+    assert newer is not None
+    assert newer.rcode is Rcode.NOERROR  # BADVERS is said before anybody looks at them
+
+
+@pytest.mark.parametrize(
+    ("opcode", "qclass", "rtype", "rclass", "rcode"),
+    [
+        (0, 1, 1, 1, Rcode.NOERROR),
+        (0, 1, 1, 3, Rcode.FORMERR),
+        (0, 255, 1, 3, Rcode.NOERROR),
+        (0, 1, 24, 255, Rcode.NOERROR),
+        (5, 1, 1, 254, Rcode.NOERROR),
+    ],
+)
+def test_records_of_a_query_are_of_its_class(
+    opcode: int, qclass: int, rtype: int, rclass: int, rcode: Rcode
+) -> None:
+    head = (
+        struct.pack("!6H", 7, opcode << 11, 1, 0, 0, 1) + b"\1a\0\0\1" + qclass.to_bytes(2, "big")
+    )
+    query = parse(head + b"\0" + struct.pack("!HHIH", rtype, rclass, 0, 0))
+    assert query is not None
+    assert query.rcode is rcode
