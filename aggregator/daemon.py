@@ -37,7 +37,7 @@ HEALTHY_S = 60.0
 """A daemon that ran for this long starts again without delay."""
 LINE_BYTES_MAX = 1 << 20
 WATCH_S = 5.0
-"""How often the streams' freshness is looked at."""
+"""How often it is looked whether the streams go on."""
 FATAL = (
     # A record processor has died. The daemon cannot go on without it: it asks the others to stop,
     # waits for all of them, and ends; there is nothing to wait for.
@@ -121,6 +121,7 @@ class StreamDaemon:
     ) -> None:
         self._gauges = gauges
         self._log = log
+        self._hang_s_max = config.aggregate.hang_s_max
         self.stream = consumer.stream
         folder = config.data_dir / "aggregate"
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,6 +171,7 @@ class StreamDaemon:
         self._log.info("daemon_started", pid=process.pid)
         told = asyncio.create_task(self._tell_all(process))
         stopped = asyncio.create_task(stop.wait())
+        watched = asyncio.create_task(self._end_when_hanging(process))
         try:
             ended = asyncio.create_task(process.wait())
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -181,8 +183,16 @@ class StreamDaemon:
             _end_group(process.pid)
             code = await process.wait()
             stopped.cancel()
+            watched.cancel()
             await told
         return code
+
+    async def _end_when_hanging(self, process: Process) -> None:
+        """A daemon or processor that stands still keeps its leases: nobody else would go on."""
+        while self._gauges.silent_s(self.stream) < self._hang_s_max:  # noqa: ASYNC110 -- time
+            await asyncio.sleep(WATCH_S)
+        self._log.error("daemon_hangs", silent_s=round(self._gauges.silent_s(self.stream), 1))
+        _end_group(process.pid)
 
     async def _tell_all(self, process: Process) -> None:
         assert process.stderr is not None

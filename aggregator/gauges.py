@@ -34,7 +34,9 @@ class Gauges:
         self._records = counter("records", "Records in written windows", "stream")
         self._samples = counter("samples", "Samples in written windows", "stream")
         self._duplicates = counter("duplicates", "Records dropped as seen before", "stream")
-        self._refused = counter("quarantined", "Records refused", "stream", "reason")
+        self._refused = counter(
+            "quarantined", "Records refused; of reason light, samples", "stream", "reason"
+        )
         self._conflicts = counter("conflicts", "Same key, other bytes: a bug", "stream")
         self._lost = counter("lost", "Records that never came, by sequence", "stream")
         self._crashes = counter("crashes", "Record processors that ended themselves", "stream")
@@ -43,6 +45,8 @@ class Gauges:
         self._delay = gauge("cut_delay_seconds", "Age of a window's start when it was written")
         self._heard_ms: dict[tuple[Stage, str], dict[str, int]] = {}
         """By stage and stream the newest heartbeat of each shard."""
+        self._told_s: dict[str, dict[str, float]] = {}
+        """By stream, when each shard's processor last told of its progress."""
         registry.register(Ages(self.newest, lambda: int(clock() * 1_000)))
 
     def newest(self) -> Newest:
@@ -51,6 +55,11 @@ class Gauges:
         heard = {stage: list(shards.values()) for stage, shards in list(self._heard_ms.items())}
         return {stage: max(times) for stage, times in heard.items() if times}
 
+    def silent_s(self, stream: str) -> float:
+        """For how long a processor of a stream has told nothing, the most silent one."""
+        told_s = self._told_s.get(stream, {}).values()
+        return self._clock() - min(told_s, default=self._clock())
+
     def observe(self, line: Line) -> None:
         """Count what a line tells."""
         fields = line.fields
@@ -58,6 +67,7 @@ class Gauges:
         match line.event:
             case "progress":
                 # What the shard was read up to; nothing told is time passing, not a good sign.
+                self._told_s.setdefault(stream, {})[shard] = self._clock()
                 self._since(self._behind, stream, shard, self._clock() - fields["behind_ms"] / 1000)
                 self._hear(Stage.FOLD, stream, shard, fields["heard_ms"])
             case "cut":
@@ -84,6 +94,7 @@ class Gauges:
         """The stream's daemon has ended: its shards are whoever's takes them next."""
         for known in (self._behind, self._watermark, self._delay):
             known.remove_by_labels({"stream": stream})
+        self._told_s.pop(stream, None)
         for stage in (Stage.FOLD, Stage.PARTIAL):
             self._heard_ms.pop((stage, stream), None)
 
@@ -99,5 +110,6 @@ class Gauges:
         """The shard is another worker's now, or nobody's: its last value would look stale."""
         for known in (self._behind, self._watermark, self._delay):
             known.remove(stream, shard)
+        self._told_s.get(stream, {}).pop(shard, None)
         for stage in (Stage.FOLD, Stage.PARTIAL):
             self._heard_ms.get((stage, stream), {}).pop(shard, None)

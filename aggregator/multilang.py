@@ -59,8 +59,6 @@ def properties(config: Config, settings: ConsumerSettings, worker_id: str) -> st
         # Ticks, by which a quiet shard closes its windows.
         "callProcessRecordsEvenForEmptyRecordList": "true",
         "shutdownGraceMillis": SHUTDOWN_GRACE_MS,
-        # Else a processor that hangs holds its shard for good: its lease is renewed all the while.
-        "timeoutInSeconds": config.aggregate.hang_s_max,
         # The other mode has a leader whose lock a new worker waits out for two minutes.
         "clientVersionConfig": "CLIENT_VERSION_CONFIG_COMPATIBLE_WITH_2X",
         # Else each batch needs the stream's list of shards (ProcessTask, for KPL aggregates, which

@@ -253,9 +253,12 @@ class Aggregate(Section, frozen=True, kw_only=True):
     application: str = ""
     """Prefix of the lease tables' names; empty uses the stream's name."""
     java_heap_mb: Count = 192
+    locations: str = ""
+    """CSV `prefix,latitude,longitude` of prefixes whose place is beyond doubt: samples faster than
+    light between there and the POP are refused."""
     hang_s_max: Count = 300
-    """A record processor that says nothing to its daemon for so long, while it has work, hangs: the
-    daemon is ended and started again. Longer than S3 may be away for one cut."""
+    """A shard's record processor of which nothing is heard for so long hangs: its daemon is ended
+    and started again."""
 
 
 class Plan(Section, frozen=True, kw_only=True):

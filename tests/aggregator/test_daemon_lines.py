@@ -1,13 +1,14 @@
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 
-from aggregator import multilang, settings
-from aggregator.consumer import WRITE_PATIENCE_S
+from aggregator import daemon, multilang, settings
 from aggregator.gauges import Gauges
 from aggregator.lines import Line, parse
 from popsteer.config import Aggregate, Aws, Config, Link, Pop
@@ -79,11 +80,13 @@ def test_cuts_and_progress_are_counted() -> None:
     clock[0] += 60  # the processor tells nothing any more
 
     assert value("behind_seconds", **shard) == 61.5
+    assert gauges.silent_s("bulk") == 60
 
     gauges.observe(Line("lease_lost", fields=shard))
 
     assert value("behind_seconds", **shard) is None
     assert gauges.newest() == {}
+    assert gauges.silent_s("bulk") == 0
     gauges.observe(Line("lease_lost", fields=shard))  # twice is no error
 
 
@@ -102,6 +105,41 @@ def test_the_shards_of_a_daemon_that_has_ended_are_not_ours_any_more() -> None:
     assert gauges.newest() == {(Stage.FOLD, "urgent"): 5_000}
 
 
+HANGS = """
+import json, sys, time
+line = json.dumps({"event": "progress", "stream": "popsteer-bulk", "shard": "s1",
+                   "behind_ms": 0, "heard_ms": 1})
+print(f"ERROR\\tDrain\\tReceived error line from subprocess [{line}] for shard s1",
+      file=sys.stderr, flush=True)
+time.sleep(600)
+"""
+
+
+async def test_a_daemon_of_which_nothing_is_heard_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "WATCH_S", 0.05)
+    monkeypatch.setattr(multilang, "command", lambda *_: [sys.executable, "-c", HANGS])
+    config = Config(data=str(tmp_path), aggregate=Aggregate(hang_s_max=1))
+    registry, stop = CollectorRegistry(), asyncio.Event()
+    gauges, log = Gauges(registry), structlog.get_logger()
+
+    with structlog.testing.capture_logs() as logs:
+        running = asyncio.create_task(
+            daemon.StreamDaemon(config, settings.bulk(config), gauges, log).keep_running(stop)
+        )
+        async with asyncio.timeout(30):
+            while [line["event"] for line in logs].count("daemon_started") < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        stop.set()
+        await running
+
+    events = [line["event"] for line in logs if line["event"] != "progress"]
+    assert events[:4] == ["daemon_started", "daemon_hangs", "daemon_ended", "daemon_started"]
+    restarts = "popsteer_aggregator_restarts_total"
+    assert registry.get_sample_value(restarts, {"stream": "popsteer-bulk"}) == 1
+
+
 def test_properties_of_a_local_daemon() -> None:
     text = multilang.properties(LOCAL, settings.bulk(LOCAL), "host1")
     keys = dict(line.split(" = ", 1) for line in text.splitlines())
@@ -110,8 +148,6 @@ def test_properties_of_a_local_daemon() -> None:
     assert keys["applicationName"] == "blue-popsteer-bulk"
     assert int(keys["maxRecords"]) * RECORD_BYTES_MAX <= 4 * 1024 * 1024
     assert "/" not in keys["executableName"]
-    # One object may take as long as S3 may be away, and a last try.
-    assert int(keys["timeoutInSeconds"]) > 4 * WRITE_PATIENCE_S
 
 
 def test_properties_of_aws_itself_name_no_endpoint() -> None:
