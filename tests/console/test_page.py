@@ -8,9 +8,13 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
+
+from popsteer import overview as overviews
+from popsteer.overview import HeartbeatView
 
 CHROMIUM = os.environ.get("POPSTEER_CHROMIUM") or shutil.which("chromium")
 ARGUMENTS = [
@@ -128,6 +132,25 @@ async def test_stale_outranks_green(
     published.clock_ms -= 20_000
     await expect(tab.get_by_role("status")).to_have_text("● Fresh")
     assert await tab.evaluate(up) != stale_colour
+
+
+async def test_a_stream_that_stands_still_grows_old_and_is_named(
+    tab: Page, page: str, published: Published, tmp_path: Path
+) -> None:
+    seen = overviews.decode(published.store.objects[overviews.KEY])
+    heard_ms = {
+        "popsteer-bulk": seen.created_ms - 9_000,
+        "popsteer-urgent": seen.created_ms - 1_000,
+    }
+    heartbeats = {stream: HeartbeatView(newest_ms=ms, lanes=3) for stream, ms in heard_ms.items()}
+    seen = msgspec.structs.replace(seen, heartbeats=heartbeats)
+    published.store.objects[overviews.KEY] = msgspec.json.encode(seen)
+    await tab.goto(page)
+    await expect(tab.locator("#stream-ages")).to_have_text(re.compile(r"^1\d s, \d s$"))
+    await expect(tab.get_by_role("status")).to_have_text("● Fresh")
+    published.clock_ms += 15_000
+    await expect(tab.locator("#problems")).to_contain_text("popsteer-urgent: no heartbeat for 17 s")
+    await tab.screenshot(path=tmp_path / "still.png")
 
 
 async def test_it_says_that_the_store_is_away_and_keeps_what_it_knew(
