@@ -28,7 +28,7 @@ from aggregator import settings as consumer_settings
 from aggregator.partials import Partial, decode_origin, digest, encode
 from aggregator.resume import Parents, resume
 from aggregator.settings import ConsumerSettings
-from aggregator.window import Cut, Record, Resume, Rules, ShardFold
+from aggregator.window import Cut, Record, Resume, ShardFold
 from popsteer.aws import kinesis
 from popsteer.clock import now_ms
 from popsteer.errors import StoreError
@@ -90,17 +90,9 @@ class ShardProcessor(RecordProcessorBase):  # type: ignore[misc]
     @or_exit
     def initialize(self, initialize_input: messages.InitializeInput) -> None:
         """Take the shard up where the newest written cut ends."""
-        settings, self._shard = self._settings, initialize_input.shard_id
-        rules = Rules(
-            stream=settings.stream,
-            shard=self._shard,
-            kinds=settings.kinds,
-            window_ms=settings.window_ms,
-            grace_ms=settings.grace_ms,
-            subjects=frozenset(settings.subjects),
-        )
+        self._shard = initialize_input.shard_id
         start = self._resume()
-        self._fold = ShardFold(rules, start)
+        self._fold = ShardFold(consumer_settings.rules(self._settings, self._shard), start)
         self._tell("resumed", after=str(start.after), sources=len(start.marks))
 
     @or_exit

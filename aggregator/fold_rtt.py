@@ -5,17 +5,21 @@ samples go into blocks at once (`aggregator.blocks`), so nothing of the record s
 closes they become keys (`aggregator.packing`), and runs of keys become rows.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator import light
 from aggregator.blocks import METHOD_BITS, Blocks, Words
 from aggregator.fold import names_of, numbers_of
 from aggregator.histogram import CELL_SHIFT, CELLS, CELLS_BELOW_1, FIRST_US, LOST
+from aggregator.light import Sites
 from aggregator.packing import Packed, Packer
-from aggregator.partials import Int64, Origin, RttPartial
+from aggregator.partials import Int64
 from popsteer.kernel import kernel
+from popsteer.names import Prefix
 from popsteer.samples import RttBatch
 
 COLUMNS = {
@@ -30,11 +34,34 @@ COLUMNS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Samples of one POP that count nowhere."""
+
+    reason: str
+    pop: str
+    samples: int
+    detail: str
+    """One of them, for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class RttRows:
+    """What becomes a partial of RTT."""
+
+    pops: tuple[str, ...]
+    columns: dict[str, NDArray[Any]]
+    """`COLUMNS`, sorted as a partial has them."""
+    refused: tuple[Refused, ...] = ()
+
+
 class RttFold:
     """Owns the RTT samples of the open cut of a shard, and their memory from cut to cut."""
 
-    def __init__(self, window_ms: int) -> None:
+    def __init__(self, window_ms: int, sites: Sites | None = None) -> None:
+        """`sites` is by what samples are judged that light could not have made; None: none is."""
         self._window_ms = window_ms
+        self._sites = sites
         self._blocks = Blocks()
         self._packer = Packer()
         self._places: dict[tuple[int, str], int] = {}
@@ -45,7 +72,7 @@ class RttFold:
         places = numbers_of(batch, newest_ms, self._window_ms, self._places)
         self._blocks.add(batch, places)
 
-    def close(self, origin: Origin) -> RttPartial:
+    def close(self) -> RttRows:
         """Histograms per (event window, POP, prefix, method) of all samples since the last."""
         ordered = sorted(self._places)
         pops, windows_ms, pop_of = names_of(ordered)
@@ -59,7 +86,26 @@ class RttFold:
             columns = {name: np.empty(0, kind) for name, kind in COLUMNS.items()}
         self._blocks.clear()
         self._places.clear()
-        return RttPartial(origin, pops, **columns)
+        if self._sites is None:
+            return RttRows(pops, columns)
+        wrong = light.impossible(self._sites, pops, columns)
+        if not wrong.any():
+            return RttRows(pops, columns)
+        kept = {name: column[~wrong] for name, column in columns.items()}
+        return RttRows(pops, kept, _refused(pops, columns, wrong))
+
+
+def _refused(
+    pops: tuple[str, ...], columns: dict[str, NDArray[Any]], wrong: NDArray[np.bool_]
+) -> tuple[Refused, ...]:
+    """By POP, with its first row as the example."""
+    refused = []
+    for pop in np.unique(columns["pop"][wrong]).tolist():
+        rows = np.flatnonzero(wrong & (columns["pop"] == pop))
+        net, plen, max_us = (int(columns[name][rows[0]]) for name in ("net", "plen", "max_us"))
+        detail = f"{Prefix(net, plen)} within {max_us} us of {pops[pop]}: faster than light"
+        refused.append(Refused(light.REASON, pops[pop], int(columns["count"][rows].sum()), detail))
+    return tuple(refused)
 
 
 def _rows(

@@ -50,11 +50,11 @@ class Origin:
     last_sequence: int
     records: int
     samples: int
-    """Samples of accepted records, of all kinds of the stream."""
+    """Samples of accepted records, of all kinds of the stream; also those refused by themselves."""
     duplicates: int
     """Records that were dropped because (source, sequence) had been seen."""
     quarantined: dict[str, int]
-    """Records that were refused, by reason."""
+    """What was refused, by reason: whole records, and for `light` single samples of others."""
     supplement: bool
     """Whether the window had been written before."""
     previous: tuple[str, ...]

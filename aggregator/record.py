@@ -186,6 +186,8 @@ def _prepare(folder: Path, config: Config, config_path: Path) -> None:
         shutil.copyfile(config_path, folder / recording.CONFIG)
         if config.plan.targets:
             shutil.copyfile(config.path(config.plan.targets), folder / recording.TARGETS)
+        if config.aggregate.locations:
+            shutil.copyfile(config.path(config.aggregate.locations), folder / recording.LOCATIONS)
         (folder / recording.RECORDS).mkdir()
         (folder / recording.ORDERS).mkdir()
     except OSError as error:

@@ -3,6 +3,7 @@
     recording.json     first and last time, and how many records
     popsteer.toml      the configuration, as it was
     targets.csv        the targets, where the planner had any
+    locations.csv      the known locations, where the aggregator had any
     orders/<ms>.json   every version of the orders, by the time from which it held
     records/<ms>.parquet   records by arrival, one file for each `FILE_MS`
 
@@ -27,6 +28,7 @@ FILE_MS = 10 * SECOND_MS
 ABOUT = "recording.json"
 CONFIG = "popsteer.toml"
 TARGETS = "targets.csv"
+LOCATIONS = "locations.csv"
 ORDERS = "orders"
 RECORDS = "records"
 

@@ -21,7 +21,7 @@ from aggregator.planner import Planner
 from aggregator.recording import Recorded
 from aggregator.settings import ConsumerSettings
 from aggregator.sums import merged_digest
-from aggregator.window import Cut, Record, Resume, Rules, ShardFold
+from aggregator.window import Cut, Record, Resume, ShardFold
 from popsteer import orders as orders_format
 from popsteer import table as table_format
 from popsteer import targets as targets_format
@@ -78,17 +78,7 @@ class Shards:
         self.closes_after_ms = own.window_ms + own.grace_ms
         self._width = -(-HASH_KEYS // count)
         self._folds = [
-            ShardFold(
-                Rules(
-                    stream=own.stream,
-                    shard=f"shardId-{number:012d}",
-                    kinds=own.kinds,
-                    window_ms=own.window_ms,
-                    grace_ms=own.grace_ms,
-                    subjects=frozenset(own.subjects),
-                ),
-                Resume(),
-            )
+            ShardFold(settings.rules(own, f"shardId-{number:012d}"), Resume())
             for number in range(count)
         ]
         self._taken = 0
@@ -133,10 +123,11 @@ class _Replay:
     def __init__(self, folder: Path, config: Config, shards: int, store: ObjectStore) -> None:
         self._store = store
         self._shards = shards
-        self._streams = {
-            own.stream: Shards(own, shards)
-            for own in (settings.bulk(config), settings.urgent(config))
-        }
+        known = folder / recording.LOCATIONS
+        bulk = msgspec.structs.replace(
+            settings.bulk(config), locations=str(known) if known.exists() else ""
+        )
+        self._streams = {own.stream: Shards(own, shards) for own in (bulk, settings.urgent(config))}
         named = folder / recording.TARGETS
         targets = targets_format.load(named) if named.exists() else None
         self._planner = Planner(config, store, None, None, targets)

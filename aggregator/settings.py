@@ -7,14 +7,19 @@ names the file. It holds what the fold of this stream needs, and no secret.
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from popsteer import locations
 from popsteer.config import Aws, Config
 from popsteer.errors import SetupError
 from popsteer.names import demand_subject, link_subject
 from popsteer.samples import Kind
 from popsteer.table import SETS_MAX
+
+if TYPE_CHECKING:
+    from aggregator.window import Rules
 
 VARIABLE = "POPSTEER_CONSUMER"
 
@@ -32,6 +37,9 @@ class ConsumerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     grace_ms: int
     subjects: tuple[str, ...]
     """What samples of this stream may be about; empty: not known."""
+    locations: str = ""
+    """File of prefixes whose place is known; empty: none is."""
+    pop_locations: dict[str, tuple[float, float]] = {}
 
 
 def bulk(config: Config) -> ConsumerSettings:
@@ -44,6 +52,8 @@ def bulk(config: Config) -> ConsumerSettings:
         window_ms=config.aggregate.bulk_window_s * 1000,
         grace_ms=round(config.aggregate.grace_s * 1000),
         subjects=tuple(demand_subject(pop.id, number) for number in sets for pop in config.pop),
+        locations=str(config.path(named)) if (named := config.aggregate.locations) else "",
+        pop_locations={pop.id: pop.location for pop in config.pop if pop.location is not None},
     )
 
 
@@ -57,6 +67,31 @@ def urgent(config: Config) -> ConsumerSettings:
         window_ms=config.aggregate.urgent_window_s * 1000,
         grace_ms=round(config.aggregate.grace_s * 1000),
         subjects=(*(pop.id for pop in config.pop), *links),
+    )
+
+
+def rules(settings: ConsumerSettings, shard: str) -> "Rules":
+    """What the fold of a shard follows.
+
+    Raises:
+        ConfigError: the locations cannot be read.
+    """
+    from aggregator.window import Rules
+
+    known = None
+    if settings.locations:
+        # Compiled code weighs 60 MB: processors that judge nothing do without.
+        from aggregator.light import sites
+
+        known = sites(locations.load(Path(settings.locations)), settings.pop_locations)
+    return Rules(
+        stream=settings.stream,
+        shard=shard,
+        kinds=settings.kinds,
+        window_ms=settings.window_ms,
+        grace_ms=settings.grace_ms,
+        subjects=frozenset(settings.subjects),
+        sites=known,
     )
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aggregator.fold import fold_demand, fold_signal
-from aggregator.partials import Origin, Partial
+from aggregator.partials import Origin, Partial, RttPartial
 from aggregator.seen import Mark
 from popsteer.clock import HOUR_MS, MINUTE_MS
 from popsteer.errors import RecordError
@@ -35,7 +35,8 @@ from popsteer.samples import (
 )
 
 if TYPE_CHECKING:
-    from aggregator.fold_rtt import RttFold
+    from aggregator.fold_rtt import RttFold, RttRows
+    from aggregator.light import Sites
 
 CLOCK_BEHIND_MS_MAX = HOUR_MS
 CLOCK_AHEAD_MS_MAX = 5 * MINUTE_MS
@@ -77,6 +78,8 @@ class Rules:
     subjects: frozenset[str]
     """What samples of this stream may be about; a record that names another is quarantined.
     Empty: not known, all are accepted."""
+    sites: "Sites | None" = None
+    """By what RTTs are judged that light could not make."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +124,12 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A record that was quarantined, for the log."""
+    """A record, or some samples, that were quarantined, for the log."""
 
     reason: str
     detail: str
     source: str
-    """Empty where the record does not even tell."""
+    """Empty where the record does not even tell; of samples alone, their POP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +254,7 @@ class ShardFold:
         window_ms = max(cut.arrival_window_ms, self._newest_window_ms)
         self._forget(cut.arrival_window_ms)
         self._find_losses()
+        rtt = self._rtt_rows(cut) if Kind.RTT in rules.kinds else None
         origin = Origin(
             stream=rules.stream,
             shard=rules.shard,
@@ -270,23 +274,33 @@ class ShardFold:
         self._cut_at = None
         self._newest_window_ms = window_ms
         self._previous = (origin.key(rules.kinds[0]),)
-        return Cut(origin, tuple(self._folded(kind, cut, origin) for kind in rules.kinds))
+        partials: dict[Kind, Partial] = {}
+        for kind in rules.kinds:
+            match kind:
+                case Kind.RTT:
+                    assert rtt is not None
+                    partials[kind] = RttPartial(origin, rtt.pops, **rtt.columns)
+                case Kind.DEMAND:
+                    partials[kind] = fold_demand(cut.demand, origin)
+                case Kind.SIGNAL:
+                    partials[kind] = fold_signal(cut.signals, origin)
+        return Cut(origin, tuple(partials.values()))
 
-    def _folded(self, kind: Kind, cut: _Open, origin: Origin) -> Partial:
-        match kind:
-            case Kind.RTT:
-                return self._rtt.close(origin)
-            case Kind.DEMAND:
-                return fold_demand(cut.demand, origin)
-            case Kind.SIGNAL:
-                return fold_signal(cut.signals, origin)
+    def _rtt_rows(self, cut: _Open) -> "RttRows":
+        """The rows of the cut; what light could not have made is quarantined."""
+        rows = self._rtt.close()
+        for one in rows.refused:
+            told = cut.quarantined.get(one.reason, 0)
+            cut.quarantined[one.reason] = told + one.samples
+            self.refusals.append(Refusal(one.reason, one.detail, one.pop))
+        return rows
 
     @functools.cached_property
     def _rtt(self) -> "RttFold":
         # Compiled code weighs 60 MB: processors of streams without RTT do without.
         from aggregator.fold_rtt import RttFold
 
-        return RttFold(self._rules.window_ms)
+        return RttFold(self._rules.window_ms, self._rules.sites)
 
     def _find_losses(self) -> None:
         """What was missing at the last cut and still is will hardly come: a retry takes seconds.

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 EARTH_RADIUS_KM = 6_371.0
 FIBRE_KM_PER_RTT_MS = 100.0
+LIGHT_KM_PER_RTT_MS = 299_792.458 / 1_000 / 2
+"""In vacuum, out and back: what physics allows, whatever the path is made of (SI, the metre)."""
 Degrees = NDArray[np.float64]
 
 

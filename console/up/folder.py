@@ -3,6 +3,7 @@
     popsteer.toml    the configuration of every process
     world/           the world: world.npz, and for people pops.csv and prefixes.csv
     targets.csv      what the agents measure
+    locations.csv    where prefixes are
     zones/           the zone
     keys/            the key that signs tables
     aws/             the embedded AWS's objects, records and leases
@@ -26,8 +27,10 @@ import numpy as np
 
 from console.lab.clients import CACHES_PER_PREFIX
 from console.up.ports import Address, pop_address
-from popsteer import signing, targets, world
+from popsteer import locations, signing, targets, world
 from popsteer.errors import SetupError
+from popsteer.geo import LIGHT_KM_PER_RTT_MS, distance_km
+from popsteer.locations import Locations
 from popsteer.names import Prefix
 from popsteer.world import World
 
@@ -86,6 +89,7 @@ def prepare(folder: Path, own: World, at: Addresses, hour_utc: float) -> Path:
     _write_pops(folder / "world" / "pops.csv", own)
     _write_prefixes(folder / "world" / "prefixes.csv", own)
     targets.save(folder / "targets.csv", _targets(own, hour_utc))
+    locations.save(folder / "locations.csv", _locations(own))
     (folder / "zones" / "cdn.example.zone").write_text(_ZONE_TEXT)
     signer = signing.create_signer(folder / "keys" / "table.key")
     path = folder / CONFIG
@@ -131,6 +135,19 @@ def _write_prefixes(path: Path, own: World) -> None:
             best = int(own.rtt_ms[metro].argmin())
             rtt = f"{own.rtt_ms[metro, best]:.2f}"
             rows.writerow([str(prefix), metro, own.metros[metro], own.pops[best], rtt])
+
+
+def _locations(own: World) -> Locations:
+    """Prefixes of all metros but those whose own RTTs say that they are elsewhere.
+
+    Worlds that were measured have some of these.
+    """
+    fastest_ms = own.rtt_ms * (1 + np.nanmin(own.residual, initial=0.0))
+    km = distance_km(own.metro_lat, own.metro_lon, own.pop_lat, own.pop_lon)
+    reach_km = fastest_ms * LIGHT_KM_PER_RTT_MS + locations.PLACE_ERROR_KM
+    kept = np.flatnonzero(np.all(km <= reach_km, axis=1)[own.metro])
+    at = np.stack([own.metro_lat, own.metro_lon], axis=1)[own.metro]
+    return Locations(own.net[kept], own.plen[kept], at[kept])
 
 
 def _targets(own: World, hour_utc: float) -> targets.Targets:
@@ -211,6 +228,7 @@ targets = "targets.csv"
 
 [aggregate]
 worker_id = "up"
+locations = "locations.csv"
 java_heap_mb = 96
 
 [plan]

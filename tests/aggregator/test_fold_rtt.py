@@ -42,7 +42,9 @@ def batch(rows: list[tuple[int, int, int, int, int, int, int]]) -> RttBatch:
 def folded(fold: RttFold, batches: list[RttBatch]) -> RttPartial:
     for one in batches:
         fold.add(one, newest_ms(one))
-    return fold.close(ORIGIN)
+    rows = fold.close()
+    assert not rows.refused
+    return RttPartial(ORIGIN, rows.pops, **rows.columns)
 
 
 def rows_of(partial: RttPartial) -> list[tuple[Row, tuple[int, int]]]:

@@ -102,6 +102,16 @@ def test_the_orders_in_force_are_kept(config: Config, config_file: Path, tmp_pat
     assert order in orders.decode(files[-1].read_bytes()).orders
 
 
+def test_known_locations_are_kept(config: Config, config_file: Path, tmp_path: Path) -> None:
+    named = tmp_path / "places.csv"
+    named.write_text("prefix,latitude,longitude\n192.0.2.0/24,50,8\n")
+    located = replace(config, aggregate=replace(config.aggregate, locations=str(named)))
+
+    next(record(located, config_file, s3_store(config.aws), tmp_path / "x", 1, 0, clock.now_ms))
+
+    assert (tmp_path / "x" / recording.LOCATIONS).read_text() == named.read_text()
+
+
 def test_a_folder_in_use_is_refused(config: Config, config_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not empty"):
         next(record(config, config_file, s3_store(config.aws), tmp_path, 1, 0, clock.now_ms))

@@ -152,6 +152,22 @@ def test_a_replay_counts_every_record(folder: Path) -> None:
     assert outcome.samples == samples
 
 
+def test_what_light_could_not_make_is_refused_on_every_number_of_shards(tmp_path: Path) -> None:
+    made = records(1, 25, 3)
+    place = 'id = "fra1"\nlocation = [50.03, 8.57]'
+    folder = write(tmp_path / "recording", made, 25)
+    (folder / recording.CONFIG).write_text(CONFIG.replace('id = "fra1"', place))
+    # One of the prefixes that the first agent alone measures, once a second, in 10 to 21 ms.
+    (folder / recording.LOCATIONS).write_text("prefix,latitude,longitude\n0.0.1.0/24,-34,151\n")
+
+    one, two, four = (again(folder, shards) for shards in (1, 2, 4))
+
+    assert one.quarantined["light"] == 25
+    assert one.quarantined == two.quarantined == four.quarantined
+    assert one.sums_sha256 == two.sums_sha256 == four.sums_sha256
+    assert one.table_sha256 == two.table_sha256 == four.table_sha256
+
+
 def test_a_changed_sample_changes_every_digest(folder: Path, tmp_path: Path) -> None:
     made = records(1, 65, 3)
     made[-1] = rtt_record("agent0.rtt", 64, T0_MS + 64_500, np.random.default_rng(99))
