@@ -43,7 +43,7 @@ class UdpListener:
         for _ in range(BATCH_MAX):
             try:
                 data, ancillary, _, client = self.socket.recvmsg(
-                    DATAGRAM_BYTES_MAX, _ANCILLARY_BYTES
+                    DATAGRAM_BYTES_MAX, _ANCILLARY_BYTES, socket.MSG_DONTWAIT
                 )
             except (BlockingIOError, InterruptedError):
                 return
@@ -64,7 +64,7 @@ class UdpListener:
     ) -> None:
         source = [_from(item) for item in ancillary if item[:2] in _PKTINFO]
         try:
-            self.socket.sendmsg([wire], source, 0, client)
+            self.socket.sendmsg([wire], source, socket.MSG_DONTWAIT, client)
         except OSError:
             return  # the client's path is broken or our buffer is full: it will ask again
 

@@ -61,7 +61,24 @@ EDNS_PRESENT, EDNS_DO, EDNS_ECS, EDNS_NSID, EDNS_COOKIE = 1, 2, 4, 8, 16
 DROP, SLOW, ANSWERED = 0, 1, 2
 
 # Slots of `Batch.at`, addresses of arrays.
-AT_RX, AT_TX, AT_POLL, AT_CLOCK, AT_ONE, AT_TX_OCTETS = range(6)
+(
+    AT_RX,
+    AT_TX,
+    AT_POLL,
+    AT_CLOCK,
+    AT_ONE,
+    AT_TX_OCTETS,
+    AT_TX_VECTOR,
+    AT_TX_CONTROL,
+) = range(8)
+
+# Slots of `Batch.made`.
+READY, GROUPS, MERGES = range(3)
+# Columns of `Batch.group`.
+GROUP_FIRST, GROUP_COUNT, GROUP_VECTOR = range(3)
+_GROUP_SLOTS = 128
+SEGMENT_CMSG_BYTES = 24
+"""One control message of 16 bits, padded."""
 
 
 class Batch(NamedTuple):
@@ -77,9 +94,22 @@ class Batch(NamedTuple):
     """[n, 32] sockaddr_in or sockaddr_in6 of each client."""
     control: Bytes
     """[n, 64] the local address that a packet came to, as IP_PKTINFO gives and takes it."""
+    address_words: Words
+    control_words: Words
+    """The same memory as words."""
     rx_header: Words
     tx_header: Words
     tx_vector: Words
+    tx_control: Words
+    """[n, 11] for a message of several responses: where it comes from, how long each is."""
+    ready: Words
+    """[n, 2] packet and group of each response."""
+    group: Words
+    """[n, 3] responses that leave as one message: the first's packet, how many, the next vector."""
+    group_at: Words
+    """[128] the latest group of a client, by a hash; from GROUPS up it is an older batch's."""
+    made: Words
+    """[3] responses and groups of this batch, and whether responses are merged."""
     query: Words
     """[n, QUERY_WORDS] what is known of each query."""
     poll: NDArray[np.int32]
@@ -95,23 +125,35 @@ def batch(size: int = BATCH) -> tuple[Batch, list[NDArray[np.uint64]]]:
     """
     name = np.zeros(NAME_WORDS, np.uint64)
     rx_vector = np.zeros((size, 2), np.uint64)
+    address = np.zeros((size, libc.SOCKADDR_BYTES), np.uint8)
+    control = np.zeros((size, CONTROL_BYTES), np.uint8)
     made = Batch(
         rx=np.zeros((size, _RX_STRIDE), np.uint8),
         tx=np.zeros((size, _TX_STRIDE), np.uint8),
         name=name.view(np.uint8),
         name_words=name,
-        address=np.zeros((size, libc.SOCKADDR_BYTES), np.uint8),
-        control=np.zeros((size, CONTROL_BYTES), np.uint8),
+        address=address,
+        control=control,
+        address_words=address.view(np.uint64),
+        control_words=control.view(np.uint64),
         rx_header=np.zeros((size, libc.MSGHDR_WORDS), np.uint64),
         tx_header=np.zeros((size, libc.MSGHDR_WORDS), np.uint64),
         tx_vector=np.zeros((size, 2), np.uint64),
+        tx_control=np.zeros((size, (CONTROL_BYTES + SEGMENT_CMSG_BYTES) // 8), np.uint64),
+        ready=np.zeros((size, 2), np.uint64),
+        group=np.zeros((size, 3), np.uint64),
+        group_at=np.zeros(_GROUP_SLOTS, np.uint64),
+        made=np.zeros(3, np.uint64),
         query=np.zeros((size, QUERY_WORDS), np.uint64),
         poll=np.zeros(8, np.int32),
         clock=np.zeros(2, np.int64),
         at=np.zeros(8, np.uint64),
     )
     one = np.ones(1, np.uint64)
-    pointed = (made.rx_header, made.tx_header, made.poll, made.clock, one, made.tx)
+    pointed = (
+        *(made.rx_header, made.tx_header, made.poll, made.clock),
+        *(one, made.tx, made.tx_vector, made.tx_control),
+    )
     made.at[: len(pointed)] = [_address(array) for array in pointed]
     for i in range(size):
         rx_vector[i] = (_address(made.rx[i]), RX_BYTES)
@@ -122,8 +164,6 @@ def batch(size: int = BATCH) -> tuple[Batch, list[NDArray[np.uint64]]]:
             1,
         )
         made.rx_header[i, libc.WORD_CONTROL] = _address(made.control[i])
-        made.tx_header[i, libc.WORD_IOV] = _address(made.tx_vector[i])
-        made.tx_header[i, libc.WORD_IOVLEN] = 1
     return made, [rx_vector, one]
 
 

@@ -12,10 +12,12 @@ from numba.core.types import ExternalFunction
 
 MSG_DONTWAIT = 0x40
 MSG_TRUNC = 0x20
+MSG_WAITFORONE = 0x10000
 CLOCK_REALTIME = 0
 CLOCK_MONOTONIC = 1
 POLLIN, POLLOUT, POLLNVAL = 0x1, 0x4, 0x20
 AF_INET6 = 10
+SOL_UDP, UDP_SEGMENT = 17, 103
 
 SOCKADDR_BYTES = 32
 """sockaddr_in6 takes 28; slots of 32 stay aligned."""
@@ -39,5 +41,6 @@ sendmmsg: Any = ExternalFunction(
     "sendmmsg", types.int32(types.int32, types.uintp, types.uint32, types.int32)
 )
 poll: Any = ExternalFunction("poll", types.int32(types.uintp, types.uint64, types.int32))
+usleep: Any = ExternalFunction("usleep", types.int32(types.uint32))
 write: Any = ExternalFunction("write", types.int64(types.int32, types.uintp, types.uint64))
 clock_gettime: Any = ExternalFunction("clock_gettime", types.int32(types.int32, types.uintp))

@@ -8,7 +8,7 @@ Python then calls it again with other tables: no locks, no query lost.
 from typing import NamedTuple
 
 import numpy as np
-from numba import int32, uint32, uint64
+from numba import int32, int64, uint32, uint64
 from numpy.typing import NDArray
 
 from popsteer.names import LENGTH_MASK
@@ -22,8 +22,6 @@ from resolver.fast.batch import (
     AT_ONE,
     AT_POLL,
     AT_RX,
-    AT_TX,
-    AT_TX_OCTETS,
     CHOICE,
     CONTROL_BYTES,
     CUT,
@@ -33,6 +31,7 @@ from resolver.fast.batch import (
     EDNS_DO,
     EDNS_ECS,
     ENTRY,
+    GROUPS,
     IPV6,
     LABELS,
     LENGTH,
@@ -41,6 +40,7 @@ from resolver.fast.batch import (
     NET,
     QTYPE,
     QUESTION_END,
+    READY,
     REPLY_LENGTH,
     RX_BYTES,
     SLOW,
@@ -67,6 +67,7 @@ from resolver.fast.book import (
 from resolver.fast.client import Cookies, is_ipv6, judge_cookie, note_client, own_net
 from resolver.fast.count import Counts, count_answer
 from resolver.fast.gaps import gap_of
+from resolver.fast.gather import let_gather
 from resolver.fast.index import NO_ROW, PLEN_AT, Index
 from resolver.fast.kernel import inlined, kernel
 from resolver.fast.limit import HOLD, PASS, Limits, limit
@@ -74,6 +75,7 @@ from resolver.fast.lookup import entry_v4_first, entry_v4_rest, entry_v6
 from resolver.fast.names import NODE_BITS, OUTSIDE, closest_encloser, node_of
 from resolver.fast.query import READ, read_query
 from resolver.fast.reply import TOO_LONG, Addresses, write_reply, write_truncated
+from resolver.fast.send import add_response, lay_out, send
 from resolver.fast.steer import Standing, choose
 from resolver.fast.words import U64, Bytes, Flag, Words
 
@@ -82,7 +84,6 @@ SLOW_SLOTS = 1024
 DRAW_MASK = (1 << 48) - 1
 _IDLE_MS = -1
 """Sleep until a packet or the wake-up event comes: an idle server does nothing at all."""
-_SEND_WAIT_MS = 5
 _NODE_MASK = 0xFFFF_FFFF
 _HEADER = 12
 
@@ -105,6 +106,8 @@ class Loop(NamedTuple):
     """[16] answers by RCODE, by the loop."""
     pop: Words
     """Steered answers by POP number, by the loop."""
+    pace: NDArray[np.int64]
+    """[3] of `resolver.fast.gather`, by the loop."""
     random: Words
     """[1] state of the generator of draws, by the loop."""
     slow: Bytes
@@ -301,7 +304,7 @@ def _write(
 ) -> U64:
     """Stage 5: the responses; how many there are to send."""
     now_s = float(batch.clock[0] & 0xFFFFF) + float(batch.clock[1]) * 1e-9
-    ready = uint64(0)
+    batch.made[READY], batch.made[GROUPS] = uint64(0), uint64(0)
     for k in range(count):
         i = uint64(k)
         query = batch.query[i]
@@ -320,8 +323,7 @@ def _write(
                 continue
             query[REPLY_LENGTH] = length
             loop.rcode[uint64(batch.tx[i, 3]) & uint64(0xF)] += uint64(1)
-            _address_reply(batch, i, ready)
-            ready += uint64(1)
+            add_response(batch, i)
         elif query[ACTION] == uint64(SLOW):
             ipv6 = uint64(is_ipv6(batch, i))
             unknown = uint64(RCODES - 1)
@@ -331,24 +333,8 @@ def _write(
                 loop.seen[HELD] += uint64(1)
         else:
             loop.seen[DROPPED] += uint64(1)
-    return ready
-
-
-@inlined
-def _address_reply(batch: Batch, i: U64, at: U64) -> None:
-    """Fill the kernel's struct of the next response: to the client, from where it asked."""
-    received, header = batch.rx_header[i], batch.tx_header[at]
-    batch.tx_vector[at, 0] = batch.at[AT_TX_OCTETS] + i * uint64(batch.tx.shape[1])
-    batch.tx_vector[at, 1] = batch.query[i, REPLY_LENGTH]
-    header[libc.WORD_NAME] = received[libc.WORD_NAME]
-    header[libc.WORD_NAMELEN] = received[libc.WORD_NAMELEN] & uint64(0xFFFFFFFF)
-    header[libc.WORD_CONTROL] = received[libc.WORD_CONTROL]
-    header[libc.WORD_CONTROLLEN] = received[libc.WORD_CONTROLLEN]
-    if received[libc.WORD_CONTROLLEN]:
-        # The same address whichever interface leads to the client: no ipi_ifindex, ipi6_ifindex.
-        index = uint64(32) if batch.address[i, 0] == libc.AF_INET6 else uint64(16)
-        for k in range(index, index + uint64(4)):
-            batch.control[i, k] = 0
+    lay_out(batch)
+    return batch.made[READY]
 
 
 @inlined
@@ -392,13 +378,9 @@ def answer_batch(
 
 @inlined
 def _receive(batch: Batch, fd: int) -> U64:
-    """Packets that wait, at most a batch; 0 or less if there is none."""
-    for k in range(uint64(batch.rx_header.shape[0])):
-        header = batch.rx_header[uint64(k)]
-        header[libc.WORD_NAMELEN] = uint64(libc.SOCKADDR_BYTES)
-        header[libc.WORD_CONTROLLEN] = uint64(CONTROL_BYTES)
+    """Packets that wait, at most a batch, or the next one; 0 or less if none comes for a moment."""
     size = uint32(batch.rx_header.shape[0])
-    count = libc.recvmmsg(fd, batch.at[AT_RX], size, libc.MSG_DONTWAIT, uint64(0))
+    count = libc.recvmmsg(fd, batch.at[AT_RX], size, libc.MSG_WAITFORONE, uint64(0))
     for k in range(count):
         length = batch.rx_header[uint64(k), libc.WORD_LEN] & uint64(0xFFFFFFFF)
         batch.query[uint64(k), LENGTH] = min(length, uint64(RX_BYTES))
@@ -406,20 +388,12 @@ def _receive(batch: Batch, fd: int) -> U64:
 
 
 @inlined
-def _send(batch: Batch, fd: int, ready: U64, loop: Loop) -> None:
-    """Send all; what the system does not take even after a wait is counted and left."""
-    sent = uint64(0)
-    while sent < ready:
-        at = batch.at[AT_TX] + sent * uint64(8 * libc.MSGHDR_WORDS)
-        taken = libc.sendmmsg(fd, at, uint32(ready - sent), libc.MSG_DONTWAIT)
-        if taken <= 0:
-            # The buffer is full, or this client cannot be reached.
-            libc.poll(batch.at[AT_POLL] + uint64(16), uint64(1), _SEND_WAIT_MS)
-            taken = libc.sendmmsg(fd, at, uint32(1), libc.MSG_DONTWAIT)
-            if taken <= 0:
-                loop.control[LOST] += 1
-                taken = 1
-        sent += uint64(taken)
+def _offer_room(batch: Batch, count: U64) -> None:
+    """The system writes into headers how much of the room it used."""
+    for k in range(count):
+        header = batch.rx_header[uint64(k)]
+        header[libc.WORD_NAMELEN] = uint64(libc.SOCKADDR_BYTES)
+        header[libc.WORD_CONTROLLEN] = uint64(CONTROL_BYTES)
 
 
 @kernel
@@ -428,24 +402,23 @@ def serve(
 ) -> U64:
     """Answer until told to; STOPPED, or CLOSED when the socket is gone."""
     fd = int32(loop.control[FD])
-    idle = True
+    _offer_room(batch, uint64(batch.rx_header.shape[0]))
     while loop.control[STOP] == 0:
-        if idle:
+        received = _receive(batch, fd)
+        if received <= 0:
             libc.poll(batch.at[AT_POLL], uint64(2), _IDLE_MS)
             if (batch.poll[1] >> 16) & libc.POLLNVAL:
                 return CLOSED
-        received = _receive(batch, fd)
-        # A batch that is not full emptied the socket: asking it again would be a wasted call.
-        idle = received < batch.rx_header.shape[0]
-        if received <= 0:
             continue
         libc.clock_gettime(libc.CLOCK_REALTIME, batch.at[AT_CLOCK])
         handed_on = loop.control[SLOW_HEAD]
         ready = answer_batch(batch, uint64(received), book, routes, settings, counts, loop)
-        _send(batch, fd, ready, loop)
+        loop.control[LOST] += send(batch, fd)
+        _offer_room(batch, uint64(received))
         if loop.control[SLOW_HEAD] != handed_on:
             libc.write(int32(loop.control[SLOW_FD]), batch.at[AT_ONE], uint64(8))
         loop.seen[RECEIVED] += uint64(received)
         loop.seen[ANSWERS] += ready
         loop.control[BATCHES] += 1
+        let_gather(batch, int64(received), loop.pace)
     return STOPPED
