@@ -3,7 +3,7 @@
 Production, the simulator and a replay run this very function.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -71,8 +71,9 @@ class Inputs:
     """[prefixes, 2], latitude and longitude, for policies that go by them and for inference."""
     networks: Ints | None = None
     """[prefixes], numbers of autonomous systems."""
-    route: Ints | None = None
-    """[prefixes, p], the link through which each POP reaches a prefix; None: not known."""
+    route: Callable[[Ints, Ints], Ints] | None = None
+    """Gives the link [n, k] through which POPs [n, k] reach prefixes [n], or NOWHERE; None: no
+    link is known."""
     link_bps: F64 | None = None
     """[links], what links may be filled to, where routes are known."""
     warm_link_us: F64 | None = None
@@ -290,7 +291,7 @@ def _links(inputs: Inputs, considered: Candidates) -> Ints | None:
     """[n, k], the link of each candidate."""
     if inputs.route is None:
         return None
-    there = inputs.route[considered.row[:, None], np.maximum(considered.pop, 0)]
+    there = inputs.route(considered.row, np.maximum(considered.pop, 0))
     return np.where(considered.pop == NOWHERE, NOWHERE, there)
 
 

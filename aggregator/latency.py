@@ -7,6 +7,7 @@ what becomes of their word. Owns the prices, the rollout and the reference of th
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,12 @@ from aggregator import cycle
 from aggregator.chores import Chores
 from aggregator.compare import load_bps
 from aggregator.control import Arbiter, Load, LoadLoop
+from aggregator.egress import Egress
 from aggregator.estimate import Estimates
 from aggregator.guard import Case, Risk, Verdict, judge
 from aggregator.measurements import Measurements
 from aggregator.memory import Reference
+from aggregator.policy import DEFAULT
 from aggregator.publish import Publisher
 from aggregator.rollout import Mode, Rollout
 from aggregator.services import TO_ONE_POP, ServiceSet, stacked, table_of
@@ -96,6 +99,7 @@ class LatencyLoop:
         publisher: Publisher,
         loop: LoadLoop,
         sets: Sequence[ServiceSet],
+        egress: Egress,
         atlas: Atlas | None,
     ) -> None:
         self._plan = plan
@@ -103,11 +107,13 @@ class LatencyLoop:
         self._publisher = publisher
         self._loop = loop
         self._sets = tuple(sets)
+        self._egress = egress
         self._atlas = atlas
         self._fleet = known.fleet
         self._arbiter = Arbiter(plan.latency_period_s, plan.load_period_s)
         self._rollouts = [Rollout(Mode(plan.rollout), plan.canary_share) for _ in sets]
         self._prices_us: list[F64 | None] = [None] * len(self._sets)
+        self._link_prices_us: list[F64 | None] = [None] * len(self._sets)
         self._theirs_ms = 0
         """When the newest table of another planner was made."""
         self.reference = Reference()
@@ -140,6 +146,8 @@ class LatencyLoop:
         if not outcomes:
             return
         self._prices_us = [one.assignment.price_us for one in outcomes]
+        prices = [one.assignment.link_price_us for one in outcomes]
+        self._link_prices_us = [own if len(own) else None for own in prices]
         verdict = self._judge(outcomes, inputs, now)
         with chores.attempt("publish"):
             self._conclude(outcomes, verdict, inputs, now)
@@ -172,14 +180,18 @@ class LatencyLoop:
         known, in_force = self._known, self._publisher.in_force
         table = in_force.table if in_force else None
         demand = known.demand_by_set(now.load.load_bps)
-        first = self._sets[0]
+        first, egress = self._sets[0], self._egress
+        # Other policies do not look at links, so for those a full link bounds its POP.
+        by_link = egress.known.any() and all(one.policy == DEFAULT for one in self._sets)
+        room = egress.capacity_bps(now.load) if by_link else now.load.capacity_bps
+        networks = self._atlas.networks(known.prefixes) if self._atlas else None
         shared = cycle.Inputs(
             now_ms=now.now_ms,
             fleet=self._fleet,
             prefixes=known.prefixes,
             estimates=estimates,
             demand_bps=demand[0],
-            capacity_bps=self._loop.plan_capacity_bps(now.load.capacity_bps, now.placed_bps()),
+            capacity_bps=self._loop.plan_capacity_bps(room, now.placed_bps()),
             up=now.up,
             drained=now.drained,
             pins=now.pins,
@@ -195,7 +207,9 @@ class LatencyLoop:
                 inputs=dict(known.sequences),
             ),
             places=self._atlas.places(known.prefixes) if self._atlas else None,
-            networks=self._atlas.networks(known.prefixes) if self._atlas else None,
+            networks=networks,
+            route=partial(egress.through, known.prefixes, networks) if by_link else None,
+            link_bps=egress.room_bps(self._plan.target_utilisation) if by_link else None,
         )
         return [
             replace(
@@ -205,6 +219,7 @@ class LatencyLoop:
                 in_force=table_of(table, one) if table is not None else None,
                 policy=one.policy,
                 warm_us=self._prices_us[number],
+                warm_link_us=self._link_prices_us[number] if by_link else None,
                 terms=one.terms,
                 rollout=self._rollouts[number],
                 services=one.services,

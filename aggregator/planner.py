@@ -16,6 +16,7 @@ from aggregator.chores import Chores
 from aggregator.compare import Answers, load_bps
 from aggregator.control import Health, Load, LoadLoop, fleet_of, measured
 from aggregator.cycle import usable_pops
+from aggregator.egress import Egress
 from aggregator.latency import LatencyLoop, now_of
 from aggregator.measurements import Measurements
 from aggregator.publish import Publisher
@@ -36,6 +37,7 @@ from popsteer.telemetry import logger
 
 STEP_S = 1.0
 BULK_PERIOD_S = 2.0
+ROUTES_PERIOD_S = 30.0
 SIGNALS_PATIENCE_S = 10.0
 """A restarted planner says nothing of the POPs until it has heard of them, or for so long."""
 SHARES_BEFORE_MS = 10 * MINUTE_MS
@@ -71,13 +73,16 @@ class Planner:
         target = config.plan.target_utilisation
         self.loop = LoadLoop(self.fleet, target, sheds_by_steps(self.sets))
         geography = config.table.geography
+        self._atlas = Atlas(config.path(geography)) if geography else None
+        self.egress = Egress(store, self.fleet)
         self.latency = LatencyLoop(
             config.plan,
             self.known,
             self.publisher,
             self.loop,
             self.sets,
-            Atlas(config.path(geography)) if geography else None,
+            self.egress,
+            self._atlas,
         )
         self.survival = Survival(len(self.fleet.pops))
         self.chores = Chores()
@@ -115,6 +120,9 @@ class Planner:
         if chores.is_due("bulk", BULK_PERIOD_S, now):
             with chores.attempt("partials"):
                 self.known.read_bulk(now)
+        if chores.is_due("routes", ROUTES_PERIOD_S, now):
+            with chores.attempt("routes"):
+                self.egress.read()
         self._load = measured(self.fleet, self.known.signals, self.orders.caps_bps(now), now)
         if chores.is_due("load", self._plan.load_period_s, now):
             self._load_step(self._load, now)
@@ -200,10 +208,18 @@ class Planner:
             # Before our first table all load was brought by somebody else's answers, which ours
             # will replace: it is not foreign.
             planned = load.load_bps
+        elif self.egress.known.any():
+            self._observe_links(load, planned)
         explained = self.loop.in_flight_bps(load.load_bps, reported, planned, trust)
         self.loop.step(load, explained, planned, now)
         for p in np.flatnonzero((before > 0) != (self.loop.shed > 0)).tolist():
             logger().info("shed", pop=self.fleet.pops[p], share=round(float(self.loop.shed[p]), 3))
+
+    def _observe_links(self, load: Load, planned: np.ndarray) -> None:
+        prefixes, demand = self.known.prefixes, self.known.demand_by_set(load.load_bps)
+        networks = self._atlas.networks(prefixes) if self._atlas else None
+        expected = self.egress.expected_bps(prefixes, networks, self._said(), demand)
+        self.egress.observe(self.known.signals, load.load_bps, planned, expected)
 
     def _write_state(self, load: Load, now: int) -> None:
         heard = self.known.signals.newest_ms > 0

@@ -201,10 +201,16 @@ class Production:
             ),
             terms=self._terms,
             places=self._places,
-            route=self._route,
+            route=None if self._route is None else self._through,
             link_bps=self._plan.target_utilisation * self.setting.link_bps,
             warm_link_us=self._link_prices_us,
         )
+
+    def _through(self, row: Ints, pop: Ints) -> Ints:
+        """The links [n, k] to prefixes [n] from POPs [n, k]."""
+        assert self._route is not None
+        links: Ints = self._route[row[:, None], pop]
+        return links
 
     def _room_bps(self, load: Load) -> F64:
         """[p]; links bound POPs as a whole only for policies that do not look at them."""
