@@ -20,6 +20,9 @@ FAILOVER_MS = 10_000
 FAILOVER_LOCAL_MS = 3_000
 """On one machine nobody else can hold the lease, so a restart need not wait for long."""
 SHUTDOWN_GRACE_MS = 5_000
+ANSWER_S_MAX = 300
+"""A processor may wait for S3 for a minute and more. The supervisor sees one that hangs sooner, but
+not one that hangs before it has told anything; without a bound its lease is renewed for good."""
 MAIN_CLASS = "software.amazon.kinesis.multilang.MultiLangDaemon"
 
 LOGBACK = """\
@@ -59,6 +62,7 @@ def properties(config: Config, settings: ConsumerSettings, worker_id: str) -> st
         # Ticks, by which a quiet shard closes its windows.
         "callProcessRecordsEvenForEmptyRecordList": "true",
         "shutdownGraceMillis": SHUTDOWN_GRACE_MS,
+        "timeoutInSeconds": ANSWER_S_MAX,
         # The other mode has a leader whose lock a new worker waits out for two minutes.
         "clientVersionConfig": "CLIENT_VERSION_CONFIG_COMPATIBLE_WITH_2X",
         # Else each batch needs the stream's list of shards (ProcessTask, for KPL aggregates, which

@@ -9,6 +9,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from aggregator import daemon, multilang, settings
+from aggregator.consumer import WRITE_PATIENCE_S
 from aggregator.gauges import Gauges
 from aggregator.lines import Line, parse
 from popsteer.config import Aggregate, Aws, Config, Link, Pop
@@ -148,6 +149,8 @@ def test_properties_of_a_local_daemon() -> None:
     assert keys["applicationName"] == "blue-popsteer-bulk"
     assert int(keys["maxRecords"]) * RECORD_BYTES_MAX <= 4 * 1024 * 1024
     assert "/" not in keys["executableName"]
+    # One object may take as long as S3 may be away, and a last try.
+    assert int(keys["timeoutInSeconds"]) > 4 * WRITE_PATIENCE_S
 
 
 def test_properties_of_aws_itself_name_no_endpoint() -> None:
