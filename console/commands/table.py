@@ -18,6 +18,7 @@ from popsteer.errors import ConfigError, SetupError, TableError, TrustError
 from popsteer.store import s3_store
 from popsteer.table import Table, TableMeta
 from popsteer.table_diff import diff, moves
+from resolver.kept import keep
 
 app = App(name="table", help="List, show, compare, verify, compile and roll back tables.")
 
@@ -152,7 +153,11 @@ def compile_(
     )
     table = read_csv(source, meta)
     try:
-        output.write_bytes(tables.encode(table, signer))
+        if output.is_file() or not output.exists():
+            # Whole or not at all: a DNS node may be watching the file.
+            keep(output.resolve(), tables.encode(table, signer))
+        else:
+            output.write_bytes(tables.encode(table, signer))
     except OSError as error:
         raise SetupError(f"{output}: {error.strerror}") from None
     print(f"{output}: {len(table):,} rows, {len(table.pops)} POPs")

@@ -129,6 +129,19 @@ def test_tables_are_compiled_verified_compared_and_shown(tmp_path: Path) -> None
     assert "lon1 70%, fra1 30%" in shown
 
 
+def test_a_compiled_table_takes_the_place_of_the_old_one_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("10.0.0.0/8,fra1\n")
+    (tmp_path / "a.arrow").write_bytes(b"old")
+    (tmp_path / "link.arrow").symlink_to("a.arrow")
+    with (tmp_path / "a.arrow").open("rb") as reading:
+        made = call("table", "compile", "a.csv", "-o", "link.arrow", folder=tmp_path)
+        assert made.returncode == 0, made.stderr
+        assert reading.read() == b"old"  # who has it open reads on
+    assert (tmp_path / "link.arrow").is_symlink()
+    assert call("table", "verify", "a.arrow", folder=tmp_path).returncode == 0
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.arrow", "a.csv", "link.arrow"]
+
+
 def test_a_truncated_table_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("10.0.0.0/8,fra1\n")
     call("table", "compile", "a.csv", "-o", "a.arrow", folder=tmp_path)
