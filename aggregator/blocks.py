@@ -56,9 +56,7 @@ class Blocks:
         return self.blocks[: self.used]
 
     def add(self, batch: RttBatch, place: NDArray[np.uint32]) -> None:
-        """The samples of a batch, each with the number of its place."""
-        if not rows(batch):
-            return
+        """The samples of a batch, at least one, each with the number of its place."""
         if not self.used:
             self.extremes[:] = batch.net[0], batch.net[0], 0, 0
         block = self._block(rows(batch))

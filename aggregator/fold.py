@@ -14,12 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.partials import DemandPartial, Int64, Origin, SignalPartial
-from popsteer.samples import Batch, DemandBatch, SignalBatch, newest_ms
+from popsteer.samples import Batch, DemandBatch, SignalBatch
 
 Index = NDArray[np.int64]
-
-PAIRS_COUNTED_MAX = 65_536
-"""So many (window, name) of a batch are told apart by counting, more by sorting."""
 
 
 def fold_demand(batches: Sequence[DemandBatch], origin: Origin) -> DemandPartial:
@@ -100,7 +97,7 @@ def names_of(
 def places_in(batches: Sequence[Batch], window_ms: int) -> Places:
     """The place of every sample of all batches."""
     known: dict[tuple[int, str], int] = {}
-    parts = [numbers_of(b, newest_ms(b), window_ms, known) for b in batches]
+    parts = [numbers_of(batch, window_ms, known) for batch in batches]
     ordered = sorted(known)
     rank = np.empty(len(known), np.uint32)
     for position, pair in enumerate(ordered):
@@ -110,44 +107,37 @@ def places_in(batches: Sequence[Batch], window_ms: int) -> Places:
 
 
 def numbers_of(
-    batch: Batch, newest_ms: int, window_ms: int, known: dict[tuple[int, str], int]
+    batch: Batch, window_ms: int, known: dict[tuple[int, str], int]
 ) -> NDArray[np.uint32]:
     """Of each sample the number of its (event window, name), in the order of first sight.
 
-    Most batches are of one agent and one moment, so of one place: that costs no arithmetic.
-
-    Args:
-        batch: What holds the samples.
-        newest_ms: The time of the newest one.
-        window_ms: The length of a window.
-        known: The numbers given so far; new ones are added.
+    `known` are the numbers given so far; new ones are added.
     """
-    size, names = len(batch.dt_ms), batch.header.subjects
-    if not size:
+    if not len(batch.dt_ms):
         return np.empty(0, np.uint32)
+    names = batch.header.subjects
     start_ms = batch.header.t0_ms // window_ms * window_ms
-    since_ms = batch.header.t0_ms - start_ms
-    windows = (newest_ms - start_ms) // window_ms + 1
-    if windows == len(names) == 1:
-        return np.full(size, known.setdefault((start_ms, names[0]), len(known)), np.uint32)
-    event = (batch.dt_ms.astype(np.uint64) + np.uint64(since_ms)) // np.uint64(window_ms)
+    since_ms = np.uint64(batch.header.t0_ms - start_ms)
+    event = (batch.dt_ms.astype(np.uint64) + since_ms) // np.uint64(window_ms)
     pair = event * np.uint64(len(names)) + batch.subject
-    pairs = windows * len(names)
-    if pairs <= PAIRS_COUNTED_MAX:
-        present = np.flatnonzero(np.bincount(pair.astype(np.intp), minlength=pairs))
-        number = np.zeros(pairs, np.uint32)
-    else:
-        present, pair = np.unique(pair, return_inverse=True)
-        number = np.zeros(len(present), np.uint32)
+    present, at = np.unique(pair, return_inverse=True)
+    return numbered(present, start_ms, window_ms, names, known)[at]
+
+
+def numbered(
+    pairs: NDArray[Any],
+    start_ms: int,
+    window_ms: int,
+    names: Sequence[str],
+    known: dict[tuple[int, str], int],
+) -> NDArray[np.uint32]:
+    """Numbers of pairs, each `windows behind start_ms * len(names) + name`."""
+    places = [divmod(pair, len(names)) for pair in pairs.tolist()]
     numbers = [
-        known.setdefault(
-            (start_ms + p // len(names) * window_ms, names[p % len(names)]), len(known)
-        )
-        for p in present.tolist()
+        known.setdefault((start_ms + event * window_ms, names[name]), len(known))
+        for event, name in places
     ]
-    number[present if pairs <= PAIRS_COUNTED_MAX else slice(None)] = numbers
-    place: NDArray[np.uint32] = number[pair]
-    return place
+    return np.array(numbers, np.uint32)
 
 
 def column(batches: Sequence[Batch], name: str, dtype: Any) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aggregator import light
 from aggregator.blocks import METHOD_BITS, Blocks, Words
-from aggregator.fold import names_of, numbers_of
+from aggregator.fold import names_of, numbered, numbers_of
 from aggregator.histogram import CELL_SHIFT, CELLS, CELLS_BELOW_1, FIRST_US, LOST
 from aggregator.light import Sites
 from aggregator.packing import Packed, Packer
@@ -22,6 +22,8 @@ from popsteer.kernel import kernel
 from popsteer.names import Prefix
 from popsteer.samples import RttBatch
 
+PAIRS_MAX = 65_536
+"""So many (event window, POP) of a record are told apart by a table, more by sorting."""
 COLUMNS = {
     "event_window_ms": np.int64,
     "net": np.uint64,
@@ -69,8 +71,29 @@ class RttFold:
 
     def add(self, batch: RttBatch, newest_ms: int) -> None:
         """Take the samples of a batch, of which this is the newest's time; it is needed no more."""
-        places = numbers_of(batch, newest_ms, self._window_ms, self._places)
-        self._blocks.add(batch, places)
+        if len(batch.dt_ms):
+            self._blocks.add(batch, self._numbers(batch, newest_ms))
+
+    def _numbers(self, batch: RttBatch, newest_ms: int) -> NDArray[np.uint32]:
+        """Of each sample the number of its place.
+
+        Most batches are of one agent and one moment, so of one place: that costs no arithmetic.
+        """
+        size, names, window_ms = len(batch.dt_ms), batch.header.subjects, self._window_ms
+        start_ms = batch.header.t0_ms // window_ms * window_ms
+        windows = (newest_ms - start_ms) // window_ms + 1
+        if windows == len(names) == 1:
+            number = self._places.setdefault((start_ms, names[0]), len(self._places))
+            return np.full(size, number, np.uint32)
+        if windows * len(names) > PAIRS_MAX:
+            return numbers_of(batch, window_ms, self._places)
+        place, pairs = np.empty(size, np.uint32), np.empty(size, np.int64)
+        since_ms = batch.header.t0_ms - start_ms
+        table = np.full(windows * len(names), -1, np.int32)
+        found = _find_pairs(
+            batch.dt_ms, batch.subject, since_ms, window_ms, len(names), table, pairs, place
+        )
+        return numbered(pairs[:found], start_ms, window_ms, names, self._places)[place]
 
     def close(self) -> RttRows:
         """Histograms per (event window, POP, prefix, method) of all samples since the last."""
@@ -93,6 +116,34 @@ class RttFold:
             return RttRows(pops, columns)
         kept = {name: column[~wrong] for name, column in columns.items()}
         return RttRows(pops, kept, _refused(pops, columns, wrong))
+
+
+@kernel
+def _find_pairs(
+    dt_ms: NDArray[np.uint32],
+    subject: NDArray[np.uint16],
+    since_ms: int,
+    window_ms: int,
+    names: int,
+    table: NDArray[np.int32],
+    pairs: Int64,
+    place: NDArray[np.uint32],
+) -> int:
+    """Number the pairs of samples as they come into `place`; gives how many `pairs` there are."""
+    found = 0
+    event, first, end = np.int64(0), np.int64(0), np.int64(window_ms)
+    for i in range(len(dt_ms)):
+        at = np.int64(dt_ms[i]) + since_ms
+        if not first <= at < end:
+            event = at // window_ms
+            first, end = event * window_ms, event * window_ms + window_ms
+        pair = event * names + np.int64(subject[i])
+        if table[pair] < 0:
+            table[pair] = found
+            pairs[found] = pair
+            found += 1
+        place[i] = table[pair]
+    return found
 
 
 def _refused(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from popsteer import planes
 from popsteer.errors import RecordError
-from popsteer.names import IPV6_BIT, LENGTH_MASK, Net, Plen, SourceId, mask
+from popsteer.names import Net, Plen, SourceId, mask
 from popsteer.planes import most
 
 VERSION = 2
@@ -278,15 +278,10 @@ def _checked_rtt(
 
 
 def _check_prefixes(net: Net, plen: Plen) -> None:
-    least = int(np.minimum.reduce(plen))
-    lengths = [least] if least == most(plen) else np.flatnonzero(np.bincount(plen)).tolist()
-    for one in lengths:
-        length = one & LENGTH_MASK
-        if length > (64 if one & IPV6_BIT else 32):
-            raise RecordError("prefix", "length out of bounds")
-        nets = net if len(lengths) == 1 else net[plen == one]
-        if int(np.bitwise_or.reduce(nets)) & ~mask(length):
-            raise RecordError("prefix", "host bits are set")
+    from popsteer.unpack import are_prefixes
+
+    if not are_prefixes(net, plen):
+        raise RecordError("prefix", "length out of bounds, or host bits are set")
 
 
 def _values_sane(batch: DemandBatch | SignalBatch) -> bool:

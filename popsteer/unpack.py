@@ -1,6 +1,7 @@
-"""RTT columns put together again from their planes, and their extremes, in one compiled pass.
+"""Compiled passes over the columns of a record: RTT put together from its planes; prefixes checked.
 
-Apart from `popsteer.planes`, so that only who reads RTT records loads the compiler's runtime.
+Apart from `popsteer.planes` and `popsteer.samples`, so that only who reads records about prefixes
+loads the compiler's runtime.
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from popsteer.kernel import kernel
+from popsteer.names import IPV6_BIT, LENGTH_MASK
 
 EXTREMES = 8
 """Highest dt_ms_high, subject, rtt_us, method, lost; least and highest plen; all nets or-ed."""
@@ -73,3 +75,17 @@ def _nets(leading: NDArray[np.uint8], width: int, net: NDArray[np.uint64]) -> np
         net[i] = whole
         union |= whole
     return union
+
+
+@kernel
+def are_prefixes(net: NDArray[np.uint64], plen: NDArray[np.uint8]) -> bool:
+    """Whether no length is above its family's and no bit below a length is set."""
+    wrong = np.uint64(0)
+    for i in range(len(net)):
+        length = np.uint64(plen[i] & LENGTH_MASK)
+        most = np.uint64(64) if plen[i] & IPV6_BIT else np.uint64(32)
+        wrong |= np.uint64(length > most)
+        # A shift by the whole width is undefined, so it is made in two.
+        half = min(length, np.uint64(64)) >> np.uint64(1)
+        wrong |= net[i] << half << (min(length, np.uint64(64)) - half)
+    return bool(wrong == 0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aggregator import blocks, packing
+from aggregator import blocks, fold_rtt, packing
 from aggregator.fold_rtt import RttFold
 from aggregator.histogram import BUCKET_MAX, FIRST_US, LOST, bucket_of
 from aggregator.partials import Origin, RttPartial
@@ -111,11 +111,12 @@ def batches_given(draw: st.DrawFn) -> list[RttBatch]:
 
 
 @contextmanager
-def limits(block_rows: int, part_bits_max: int) -> Iterator[None]:
-    """Blocks so small that a cut takes several, and nets numbered as soon as asked for."""
+def limits(block_rows: int, part_bits_max: int, pairs_max: int = 65_536) -> Iterator[None]:
+    """Small blocks, nets numbered and places sorted as soon as asked for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_ROWS", block_rows)
         patch.setattr(packing, "PART_BITS_MAX", part_bits_max)
+        patch.setattr(fold_rtt, "PAIRS_MAX", pairs_max)
         yield
 
 
@@ -124,14 +125,15 @@ def limits(block_rows: int, part_bits_max: int) -> Iterator[None]:
     st.lists(batches_given(), min_size=1, max_size=3),
     st.sampled_from([20, 64, 1 << 17]),
     st.sampled_from([0, 13]),
+    st.sampled_from([0, 65_536]),
 )
-@example([[batch([(0, 0, 0, 0, 0, 0, 1)])]], 20, 13)
+@example([[batch([(0, 0, 0, 0, 0, 0, 1)])]], 20, 13, 65_536)
 def test_rows_are_those_of_the_twin(
-    cuts: list[list[RttBatch]], block_rows: int, part_bits_max: int
+    cuts: list[list[RttBatch]], block_rows: int, part_bits_max: int, pairs_max: int
 ) -> None:
     """Cut after cut through the same memory."""
     fold = RttFold(WINDOW_MS)
-    with limits(block_rows, part_bits_max):
+    with limits(block_rows, part_bits_max, pairs_max):
         for batches in cuts:
             assert rows_of(folded(fold, batches)) == twin(batches)
 

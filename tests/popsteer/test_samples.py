@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from popsteer import samples
 from popsteer.errors import RecordError
-from popsteer.names import IPV6_BIT, SourceId, mask
+from popsteer.names import IPV6_BIT, LENGTH_MASK, SourceId, mask
 from popsteer.samples import (
     RECORD_BYTES_MAX,
     RTT_US_MAX,
@@ -24,6 +24,7 @@ from popsteer.samples import (
     RttBatch,
     SignalBatch,
 )
+from popsteer.unpack import are_prefixes
 
 HEADER = Header(SourceId("fra1.rtt"), 41, 1_700_000_000_000, ("fra1", "ams1", "fra1/decix"))
 REASONS = {
@@ -274,3 +275,29 @@ def test_a_stream_without_a_batch_is_refused() -> None:
     with pa.ipc.new_stream(out, schema):
         pass
     assert _reason(out.getvalue().to_pybytes()) == "header"
+
+
+@settings(deadline=None)  # the first call compiles
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 255),
+            st.integers(0, 2**64 - 1),
+            st.one_of(st.just(0), st.integers(0, 64)),
+        ),
+        max_size=4,
+    )
+)
+def test_prefixes_are_those_whose_lengths_and_host_bits_are_right(
+    rows: list[tuple[int, int, int]],
+) -> None:
+    """Networks are cut to their length, or a little longer."""
+    plens = [plen for plen, _, _ in rows]
+    nets = [net & mask(min(64, (plen & LENGTH_MASK) + more)) for plen, net, more in rows]
+
+    right = all(
+        (plen & LENGTH_MASK) <= (64 if plen & IPV6_BIT else 32)
+        and not net & ~mask(plen & LENGTH_MASK)
+        for plen, net in zip(plens, nets, strict=True)
+    )
+    assert are_prefixes(np.array(nets, np.uint64), np.array(plens, np.uint8)) is right
