@@ -11,7 +11,7 @@ from aggregator.policy import POLICIES
 from benchmarks.simulator.baselines import BASELINES
 from benchmarks.simulator.options import Options
 from benchmarks.simulator.reference import furnished
-from benchmarks.simulator.score import Score, Trace, score
+from benchmarks.simulator.score import Best, Score, Trace, score
 from benchmarks.simulator.setting import Setting
 from benchmarks.simulator.simulation import Simulation
 from benchmarks.simulator.steering import Production, Steering
@@ -87,12 +87,13 @@ def run_policies(work: Work) -> list[Run]:
     cell = work.cell
     reference = furnished(cell.options, work.world)
     line = cell.options.timeline
-    necessary = reference.moved_per_min(line.warm_s, line.end_s)
+    counts = (line.warm_s, line.end_s)
+    best = Best(reference.moved_per_min(*counts), reference.far(*counts))
     runs = []
     for policy in work.policies:
         steering = steering_of(reference.setting, policy)
         trace = Simulation(reference.setting, steering, reference).run()
-        figures = score(trace, line, necessary, (RECOVERY_FLASH_S, RECOVERY_FAIL_S))
+        figures = score(trace, line, best, (RECOVERY_FLASH_S, RECOVERY_FAIL_S))
         refused = tuple(steering.refused) if isinstance(steering, Production) else ()
         runs.append(Run(cell, policy, figures, trace, refused))
     return runs

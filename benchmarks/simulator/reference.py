@@ -15,6 +15,7 @@ from scipy.sparse import coo_matrix, csr_matrix, hstack, identity
 
 from benchmarks.simulator.caches import NO_POP, RANKS
 from benchmarks.simulator.options import Options
+from benchmarks.simulator.score import MISROUTED_MS
 from benchmarks.simulator.setting import LINKS, Setting, enlarged, make_setting
 from benchmarks.simulator.steering import Rows
 
@@ -51,6 +52,18 @@ class Minute:
     """Demand-weighted RTT."""
     overflow: F64
     """[p + links], bits/s beyond the target that no assignment avoids."""
+    far: float
+    """Share of demand that is farther than `MISROUTED_MS` beyond the mean of its group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """All POPs of each group, fastest first, [g, p]."""
+
+    pop: Ints
+    rtt_ms: F64
+    share: F64
+    """Of the group's demand, by the optimum."""
 
 
 @dataclass
@@ -101,25 +114,47 @@ class Reference:
         every = np.arange(len(self.setting.capacity_bps))
         return Rows(pop[self.group], best[self.group], every)
 
-    def excess_ms(self, t_s: float, rtt: F64) -> F64:
-        """[n, p], how much worse each POP is for a prefix than what the optimum gives it.
+    def slower_ms(self, t_s: float, rtt: F64) -> F64:
+        """[n, p], how much longer each RTT is than the optimum's mean for the prefix's group.
 
         `rtt` is the setting's of that time.
+        """
+        pop = self._pop[self.group]
+        given = self.at(t_s).share[self.group] * np.take_along_axis(rtt, pop, 1)
+        slower: F64 = rtt - given.sum(axis=1, keepdims=True)
+        return slower
 
-        The lesser of two: how much longer than the optimum's mean for its group the RTT is, and
-        how much dearer the POP is than the cheapest, prices of scarce capacity included. None at
-        a dead POP: who clings to it counts as overload.
+    def dearer_ms(self, t_s: float, rtt: F64) -> F64:
+        """[n, p], how much dearer each POP is than the cheapest, prices of capacity included.
+
+        A dead POP is never dear: who clings to it counts as overload.
         """
         minute, setting = self.at(t_s), self.setting
         alive = setting.alive(t_s)
-        pop = self._pop[self.group]
-        given = minute.share[self.group] * np.take_along_axis(rtt, pop, 1)
-        longer = rtt - given.sum(axis=1, keepdims=True)
         p = len(alive)
         worth = rtt + minute.price_ms[:p] + minute.price_ms[p:][setting.link]
         dearer = worth - worth[:, alive].min(axis=1, keepdims=True)
-        excess: F64 = np.where(alive, np.minimum(longer, dearer), 0.0)
-        return excess
+        return np.where(alive, dearer, 0.0)
+
+    def by_rtt(self, t_s: float, rtt: F64) -> Ranked:
+        """Each group's POPs in the order of their RTT, and what the optimum gives them.
+
+        `rtt` is the setting's of that time.
+        """
+        own = rtt[self._first]
+        order = np.argsort(own, axis=1, kind="stable")
+        share = np.zeros(own.shape)
+        np.put_along_axis(share, self._pop, self.at(t_s).share, 1)
+        rtts, shares = (np.take_along_axis(x, order, 1) for x in (own, share))
+        return Ranked(order, rtts, shares)
+
+    def far(self, start_s: int, end_s: int) -> float:
+        """Share of demand that the optimum itself sends `MISROUTED_MS` farther than its mean.
+
+        It splits groups, so some of each may be far from the mean; mean over a stretch of time.
+        """
+        self.at(end_s - 1)
+        return float(np.mean([m.far for m in self.minutes[start_s // PERIOD_S :]]))
 
     def moved_per_min(self, start_s: int, end_s: int) -> float:
         """Share of all demand that had to move in a minute, mean over a stretch of time."""
@@ -165,6 +200,7 @@ class Reference:
             moved,
             float((placed * rtt).sum()),
             found.x[2 * g * k :] * whole,
+            float(placed[rtt > (share * rtt).sum(axis=1, keepdims=True) + MISROUTED_MS].sum()),
         )
 
     def _covers(self) -> csr_matrix:

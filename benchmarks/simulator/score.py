@@ -25,6 +25,7 @@ CALM_S = 60
 TREND_S = 300
 """Utilisation is detrended by its mean over so long."""
 MISROUTED_MS = 10.0
+"""So much slower than what the optimum gives its group: a user is at the wrong POP."""
 SAME_MS = 1.0
 """RTTs closer than this are equal in the comparison with geography."""
 
@@ -48,9 +49,11 @@ class Trace:
     histogram: F64
     """[BINS], demand by latency."""
     misrouted: F64
-    """[T]"""
-    misrouted_fresh: F64
-    """[T], the same among caches that keep to the TTL."""
+    """[T], share of demand at POPs much slower and much dearer than the optimum's."""
+    ranked: F64
+    """[T], share of demand much slower than the optimum's, user by user in the order of RTT."""
+    far: F64
+    """[T], share of demand much farther than the mean that the optimum gives its group."""
     improved: F64
     worsened: F64
     """[T], share of demand whose RTT is shorter or longer than geography's."""
@@ -71,7 +74,8 @@ class Trace:
             latency_ms=np.zeros(seconds),
             histogram=np.zeros(BINS),
             misrouted=np.zeros(seconds),
-            misrouted_fresh=np.zeros(seconds),
+            ranked=np.zeros(seconds),
+            far=np.zeros(seconds),
             improved=np.zeros(seconds),
             worsened=np.zeros(seconds),
         )
@@ -99,7 +103,13 @@ class Score:
     oscillation_calm: float
     """The same in the quiet stretches between the events: what is left is sustained."""
     misrouted_share: float
-    misrouted_fresh_share: float
+    """Farther by `MISROUTED_MS` than the optimum's mean, and dearer than the best by as much."""
+    misrouted_ranked_share: float
+    """User by user in the order of RTT, slower than the optimum by more than `MISROUTED_MS`."""
+    far_share: float
+    """Farther than the optimum's mean for the group, at any price."""
+    far_optimum_share: float
+    """The same of the optimum itself, which splits groups."""
     recovery_step_s: float
     recovery_flash_s: float
     recovery_fail_s: float
@@ -118,11 +128,11 @@ def account(
     at: Ints,
     prefix: Ints,
     demand_bps: F64,
-    keeps_ttl: Bools,
     user_rtt_ms: F64,
     rtt_ms: F64,
     geo_rtt_ms: F64,
-    excess_ms: F64,
+    slower_ms: F64,
+    dearer_ms: F64,
     link_at: Ints,
     pop_delay_ms: F64,
     link_delay_ms: F64,
@@ -133,10 +143,10 @@ def account(
     """Look at the users of all caches at one moment; adds to `histogram`.
 
     Returns:
-        Mean latency; share misrouted; the same of caches that keep to the TTL; share improved
-        and share worsened against geography.
+        Mean latency; share far from the optimum's mean; share at a dear POP on top; share
+        improved and share worsened against geography.
     """
-    whole = mean = misrouted = misrouted_fresh = improved = worsened = 0.0
+    whole = mean = far = wrong = improved = worsened = 0.0
     for c in range(len(at)):
         p, i, d = at[c], prefix[c], demand_bps[c]
         q = link_at[c]
@@ -147,21 +157,65 @@ def account(
         histogram[BINS - 1] += d * lost
         mean += d * (ms * (1 - lost) + LOST_MS * lost)
         whole += d
-        if excess_ms[i, p] > MISROUTED_MS:
-            misrouted += d
-            if keeps_ttl[c]:
-                misrouted_fresh += d
+        if slower_ms[i, p] > MISROUTED_MS:
+            far += d
+            if dearer_ms[i, p] > MISROUTED_MS:
+                wrong += d
         if rtt_ms[i, p] < geo_rtt_ms[i] - SAME_MS:
             improved += d
         elif rtt_ms[i, p] > geo_rtt_ms[i] + SAME_MS:
             worsened += d
     return (
         mean / whole,
-        misrouted / whole,
-        misrouted_fresh / whole,
+        far / whole,
+        wrong / whole,
         improved / whole,
         worsened / whole,
     )
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def misranked(
+    at: Ints,
+    group: Ints,
+    demand_bps: F64,
+    pop: Ints,
+    rtt_ms: F64,
+    share: F64,
+) -> float:
+    """Share of demand at POPs slower by more than `MISROUTED_MS` than the optimum's.
+
+    The prefixes of a group have the same paths, so who of them is where does not matter: its users
+    are compared with those of the optimum in the order of RTT, the fastest with the fastest.
+
+    Args:
+        at: [c], where each cache's users are.
+        group: [c], their group.
+        demand_bps: [c]
+        pop: [g, p], POPs in the order of RTT.
+        rtt_ms: [g, p], in that order.
+        share: [g, p], of the group's demand by the optimum, in that order.
+    """
+    g, p = pop.shape
+    held = np.zeros((g, p))
+    for c in range(len(at)):
+        held[group[c], at[c]] += demand_bps[c]
+    wrong = 0.0
+    for i in range(g):
+        whole = held[i].sum()
+        best, room = 0, share[i, 0] * whole
+        for k in range(p):
+            left = held[i, pop[i, k]]
+            while left > 0:
+                while room <= 0 and best < p - 1:
+                    best += 1
+                    room = share[i, best] * whole
+                part = min(left, room) if room > 0 else left
+                if rtt_ms[i, k] > rtt_ms[i, best] + MISROUTED_MS:
+                    wrong += part
+                left -= part
+                room -= part
+    return float(wrong / demand_bps.sum())
 
 
 def quantile_ms(histogram: F64, q: float) -> float:
@@ -224,8 +278,18 @@ def graced_seconds(line: Timeline, flash_s: int, fail_s: int) -> Bools:
     return graced
 
 
-def score(trace: Trace, line: Timeline, necessary: float, grace_s: tuple[int, int]) -> Score:
-    """The figures. `necessary` is the share of demand a minute that had to move."""
+@dataclass(frozen=True, slots=True)
+class Best:
+    """What the optimum that knows the truth has, over the time that counts."""
+
+    moved_per_min: float
+    """Share of demand that had to move."""
+    far: float
+    """Share of demand much farther than the mean of its group."""
+
+
+def score(trace: Trace, line: Timeline, best: Best, grace_s: tuple[int, int]) -> Score:
+    """The figures, beside those that were possible."""
     counts = slice(line.warm_s, line.end_s)
     minutes = (line.end_s - line.warm_s) / 60
     rest = detrended(trace.used)
@@ -243,12 +307,14 @@ def score(trace: Trace, line: Timeline, necessary: float, grace_s: tuple[int, in
         overload_share=float(trace.over[counts].mean()),
         overload_fresh_min=float(fresh.sum()) / 60,
         moved_share_per_min=float(trace.moved[counts].sum()) / minutes,
-        necessary_share_per_min=necessary,
+        necessary_share_per_min=best.moved_per_min,
         flips_per_prefix_h=float(trace.flips[counts].sum()) / minutes * 60,
         oscillation=float(rest[counts].std(axis=0).mean()),
         oscillation_calm=float(rest[calm].std(axis=0).mean()) if calm.any() else 0.0,
         misrouted_share=float(trace.misrouted[counts].mean()),
-        misrouted_fresh_share=float(trace.misrouted_fresh[counts].mean()),
+        misrouted_ranked_share=float(trace.ranked[counts].mean()),
+        far_share=float(trace.far[counts].mean()),
+        far_optimum_share=best.far,
         recovery_step_s=recovery_s(trace.over_fresh, line.step.start_s, line.step.end_s),
         recovery_flash_s=recovery_s(trace.over_fresh, line.flash.start_s, line.flash.end_s),
         recovery_fail_s=recovery_s(trace.over_fresh, line.fail.start_s, line.fail.end_s),

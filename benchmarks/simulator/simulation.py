@@ -11,7 +11,7 @@ from benchmarks.simulator import caches, links
 from benchmarks.simulator.baselines import distance
 from benchmarks.simulator.measurement import Telemetry
 from benchmarks.simulator.reference import Reference
-from benchmarks.simulator.score import BINS, Trace, account
+from benchmarks.simulator.score import BINS, Trace, account, misranked
 from benchmarks.simulator.setting import Setting
 from benchmarks.simulator.steering import Outlook, Rows, Steering
 
@@ -76,6 +76,7 @@ class Simulation:
         self._link_bps = np.zeros(len(setting.link_bps))
         self._tables: deque[tuple[int, Rows]] = deque()
         self._states: deque[tuple[int, Outlook]] = deque()
+        self._group = reference.group[setting.cache_prefix]
         self._keeps_ttl = setting.ttl_s <= options.ttl_s
         self._geo = np.take_along_axis(
             setting.measured, distance(setting).argmin(axis=1)[:, None], 1
@@ -121,7 +122,9 @@ class Simulation:
         if t % PATH_PERIOD_S == 0:
             self._rtt_ms, self._user_rtt_ms = setting.rtt_ms(t), setting.user_rtt_ms(t)
             self._geo_rtt_ms = np.take_along_axis(self._rtt_ms, self._geo, 1)[:, 0]
-            self._excess_ms = self.reference.excess_ms(t, self._rtt_ms)
+            self._slower_ms = self.reference.slower_ms(t, self._rtt_ms)
+            self._dearer_ms = self.reference.dearer_ms(t, self._rtt_ms)
+            self._ranked = self.reference.by_rtt(t, self._rtt_ms)
         self._alive = setting.alive(t)
 
     def _arrive(self, t: int) -> None:
@@ -189,14 +192,18 @@ class Simulation:
             counted = trace.histogram if t >= setting.options.timeline.warm_s else np.zeros(BINS)
             link_used = self._link_bps / setting.link_bps
             lost = np.where(self._alive, links.loss(pop_used), 1.0)
-            found = account(
-                self._at, setting.cache_prefix, self._cache_bps, self._keeps_ttl,
-                self._user_rtt_ms, self._rtt_ms, self._geo_rtt_ms, self._excess_ms, self._link_at,
+            latency_ms, far, wrong, improved, worsened = account(
+                self._at, setting.cache_prefix, self._cache_bps, self._user_rtt_ms, self._rtt_ms,
+                self._geo_rtt_ms, self._slower_ms, self._dearer_ms, self._link_at,
                 pop_ms, links.delay_ms(link_used), lost, links.loss(link_used), counted,
             )  # fmt: skip
+            best = self._ranked
             here = slice(t, t + ACCOUNT_PERIOD_S)
-            trace.latency_ms[here], trace.misrouted[here], trace.misrouted_fresh[here] = found[:3]
-            trace.improved[here], trace.worsened[here] = found[3:]
+            trace.latency_ms[here], trace.far[here], trace.misrouted[here] = latency_ms, far, wrong
+            trace.improved[here], trace.worsened[here] = improved, worsened
+            trace.ranked[here] = misranked(
+                self._at, self._group, self._cache_bps, best.pop, best.rtt_ms, best.share
+            )
 
     def _steer(self, t: int) -> None:
         options = self.setting.options
