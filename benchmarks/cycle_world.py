@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from aggregator.compare import Answers, load_bps
 from aggregator.histogram import LOST, bucket_of
 from aggregator.partials import DemandPartial, Origin, RttPartial, SignalPartial, encode
+from benchmarks.cut import origin
 from popsteer.config import Config, Plan, Pop, Service
 from popsteer.names import IPV6_BIT, Net, Plen
 from popsteer.samples import Signal
@@ -187,19 +188,4 @@ def _points(rng: np.random.Generator, n: int) -> F64:
 
 
 def _origin(stream: str, window: int, shard: int) -> Origin:
-    start_ms = T0_MS + window * WINDOW_MS
-    return Origin(
-        stream=stream,
-        shard=f"shard-{shard}",
-        window_start_ms=start_ms,
-        window_ms=WINDOW_MS,
-        first_sequence=start_ms,
-        last_sequence=start_ms + 1,
-        records=1,
-        samples=1,
-        duplicates=0,
-        quarantined={},
-        supplement=False,
-        previous=(),
-        marks={},
-    )
+    return origin(stream, T0_MS + window * WINDOW_MS, WINDOW_MS, f"shard-{shard}")

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
 from aggregator.histogram import LOST, bucket_of
-from aggregator.partials import DemandPartial, Origin, RttPartial, SignalPartial, encode
+from aggregator.partials import DemandPartial, RttPartial, SignalPartial, encode
 from aggregator.planner import Planner
+from benchmarks.cut import origin
 from popsteer import evidence, overview, state, table
 from popsteer.config import Config, Link, Plan, Pop, Service
 from popsteer.names import Net, Plen, Prefix, prefix_arrays
@@ -30,25 +31,6 @@ LOST_US = -1.0
 """In an RTT matrix: the probe is lost."""
 
 F64 = NDArray[np.float64]
-
-
-def origin(stream: str, window_start_ms: int, window_ms: int, shard: str = "shard-0") -> Origin:
-    """An origin of one cut."""
-    return Origin(
-        stream=stream,
-        shard=shard,
-        window_start_ms=window_start_ms,
-        window_ms=window_ms,
-        first_sequence=window_start_ms,
-        last_sequence=window_start_ms + 1,
-        records=1,
-        samples=1,
-        duplicates=0,
-        quarantined={},
-        supplement=False,
-        previous=(),
-        marks={},
-    )
 
 
 def rtt_partial(

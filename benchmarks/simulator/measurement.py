@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from aggregator.merge import RttWindow
 from aggregator.partials import DemandPartial, Origin, SignalPartial
+from benchmarks.cut import origin
 from benchmarks.simulator.setting import LINKS, Setting
 from popsteer.clock import SECOND_MS
 from popsteer.samples import Signal
@@ -136,7 +137,7 @@ class Telemetry:
         total = np.bincount(place, bits, len(cell)).astype(np.float64) * noise
         row, world = cell // len(pops), self.setting.world
         return DemandPartial(
-            origin("popsteer-bulk", t - options.window_s, options.window_s),
+            _cut("popsteer-bulk", t, options.window_s),
             pops,
             np.full(len(cell), T0_MS + (t - options.window_s) * SECOND_MS),
             world.net[row],
@@ -162,7 +163,7 @@ def signal_partial(
     period_s = setting.options.signal_period_s
     n = len(value)
     return SignalPartial(
-        origin("popsteer-urgent", t - period_s, period_s),
+        _cut("popsteer-urgent", t, period_s),
         subjects,
         np.full(n, T0_MS + (t - period_s) * SECOND_MS),
         number.astype(np.uint16),
@@ -175,23 +176,8 @@ def signal_partial(
     )
 
 
-def origin(stream: str, start_s: int, length_s: int) -> Origin:
-    """One cut of a stream that has one shard."""
-    return Origin(
-        stream=stream,
-        shard="shard-0",
-        window_start_ms=T0_MS + start_s * SECOND_MS,
-        window_ms=length_s * SECOND_MS,
-        first_sequence=start_s,
-        last_sequence=start_s + length_s,
-        records=1,
-        samples=1,
-        duplicates=0,
-        quarantined={},
-        supplement=False,
-        previous=(),
-        marks={},
-    )
+def _cut(stream: str, end_s: int, length_s: int) -> Origin:
+    return origin(stream, T0_MS + (end_s - length_s) * SECOND_MS, length_s * SECOND_MS)
 
 
 def _due(waiting: "deque[tuple[float, Seen]] | deque[tuple[float, SeenBulk]]", t: int) -> int:

@@ -8,7 +8,8 @@ from aggregator.histogram import LOST, bucket_of, bucket_value_us
 from aggregator.merge import KEYS_PER_READ_MAX, Inbox, rtt_windows
 from aggregator.partials import RttPartial, encode
 from aggregator.prefixes import UNKNOWN, Prefixes
-from benchmarks.scene import LOST_US, T0_MS, WINDOW_MS, origin, rtt_partial
+from benchmarks.cut import origin
+from benchmarks.scene import LOST_US, T0_MS, WINDOW_MS, rtt_partial
 from popsteer.names import Prefix, prefix_arrays
 from popsteer.samples import Kind
 from popsteer.store import MemoryStore
