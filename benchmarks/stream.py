@@ -36,6 +36,7 @@ from aggregator.partials import (
 from aggregator.prefixes import Prefixes
 from aggregator.settings import BULK_KINDS
 from aggregator.window import Cut, Record, Resume, Rules, ShardFold
+from benchmarks.faults.local import EmbeddedAws
 from benchmarks.figure import Figure
 from benchmarks.loop import descendants, memory_mb
 from benchmarks.stream_world import POPS, PREFIXES, ROWS, Templates, now_ms, pops
@@ -306,19 +307,13 @@ def cpu_s(tops: Sequence[int]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _aws(folder: Path) -> Iterator[tuple[Aws, int]]:
-    command = [sys.executable, "-m", "console.localaws", "--listen", "127.0.0.1:0"]
-    with (
-        (folder / "aws.log").open("wb") as log,
-        subprocess.Popen(
-            [*command, "--data", str(folder / "aws")], stdout=subprocess.PIPE, stderr=log, text=True
-        ) as child,
-    ):
-        assert child.stdout is not None
-        try:
-            endpoint = child.stdout.readline().removeprefix("ready ").strip()
-            yield Aws(endpoint=endpoint), child.pid
-        finally:
-            child.terminate()
+    embedded = EmbeddedAws(folder / "aws", options=())
+    embedded.start()
+    try:
+        assert embedded.process is not None
+        yield embedded.aws, embedded.process.pid
+    finally:
+        embedded.stop()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from popsteer import csv_file
 from popsteer.errors import ConfigError
 from popsteer.names import Net, Plen, Prefix, prefix_arrays, prefixes_of
 
@@ -38,29 +39,19 @@ def load(path: Path) -> Locations:
     Raises:
         ConfigError: names the file, the line and what was expected.
     """
-    rows: dict[Prefix, tuple[float, float]] = {}
-    line = 1
-    try:
-        with path.open(newline="") as file:
-            reader = csv.reader(file)
-            if tuple(next(reader, ())) != HEADER:
-                raise ConfigError(f"expected the header {','.join(HEADER)}")
-            for row in reader:
-                line = reader.line_num
-                prefix, at = _row(row)
-                if prefix in rows:
-                    raise ConfigError(f"{prefix} a second time: a prefix is in one place")
-                rows[prefix] = at
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (ConfigError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}:{line}: {error}") from None
-    return Locations(*prefix_arrays(rows), np.array(list(rows.values()), np.float64).reshape(-1, 2))
+    seen: dict[Prefix, tuple[float, float]] = {}
+
+    def take(row: list[str]) -> None:
+        prefix, at = _row(row)
+        if prefix in seen:
+            raise ConfigError(f"{prefix} a second time: a prefix is in one place")
+        seen[prefix] = at
+
+    csv_file.rows(path, HEADER, take)
+    return Locations(*prefix_arrays(seen), np.array(list(seen.values()), np.float64).reshape(-1, 2))
 
 
 def _row(row: list[str]) -> tuple[Prefix, tuple[float, float]]:
-    if len(row) != len(HEADER):
-        raise ConfigError(f"expected {','.join(HEADER)}, found {','.join(row)!r}")
     prefix, *degrees = row
     try:
         latitude, longitude = map(float, degrees)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from popsteer import csv_file
 from popsteer.errors import ConfigError
 from popsteer.names import Net, Plen, Prefix, prefix_arrays
 
@@ -36,28 +37,13 @@ def load(path: Path) -> Targets:
     Raises:
         ConfigError: names the file, the line and what was expected.
     """
-    rows: list[tuple[Prefix, str, float]] = []
-    line = 1
-    try:
-        with path.open(newline="") as file:
-            reader = csv.reader(file)
-            if tuple(next(reader, ())) != HEADER:
-                raise ConfigError(f"expected the header {','.join(HEADER)}")
-            for row in reader:
-                line = reader.line_num
-                rows.append(_row(row))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (ConfigError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path}:{line}: {error}") from None
+    rows = csv_file.rows(path, HEADER, _row)
     net, plen = prefix_arrays(prefix for prefix, _, _ in rows)
     weights = np.array([weight for _, _, weight in rows], np.float64)
     return Targets(net, plen, tuple(address for _, address, _ in rows), weights)
 
 
 def _row(row: list[str]) -> tuple[Prefix, str, float]:
-    if len(row) != len(HEADER):
-        raise ConfigError(f"expected {','.join(HEADER)}, found {','.join(row)!r}")
     prefix, address, weight = row
     Prefix.of_address(address)
     try:

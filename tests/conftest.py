@@ -1,15 +1,12 @@
 """What tests of several components share: one embedded AWS for the whole run."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.faults.local import EmbeddedAws
 from popsteer.config import Aws
-
-READY = "ready "
 
 
 @pytest.hookimpl(tryfirst=True)  # before the groups are read
@@ -33,26 +30,9 @@ def local_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 
     Tests share it: each uses names (keys, streams) of its own.
     """
-    folder = tmp_path_factory.mktemp("localaws")
-    with (folder / "stderr").open("w") as stderr:
-        child = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "console.localaws"),
-                *("--listen", "127.0.0.1:0", "--data", str(folder / "data")),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-    assert child.stdout is not None
-    with child, child.stdout:
-        try:
-            line = child.stdout.readline()
-            assert line.startswith(READY), (folder / "stderr").read_text()
-            yield Aws(endpoint=line.removeprefix(READY).strip())
-        finally:
-            child.terminate()
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
+    embedded = EmbeddedAws(tmp_path_factory.mktemp("localaws"), options=())
+    embedded.start()
+    try:
+        yield embedded.aws
+    finally:
+        embedded.stop()

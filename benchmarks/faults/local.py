@@ -38,9 +38,10 @@ class LocalAws(Protocol):
 
 @dataclass
 class EmbeddedAws:
-    """`console.localaws` with `--limits`: shards throttle as on AWS."""
+    """`console.localaws`, by default with `--limits`: shards throttle as on AWS."""
 
     folder: Path
+    options: tuple[str, ...] = ("--limits", "--bulk-shards", str(SHARDS))
     as_real: bool = True
     process: subprocess.Popen[str] | None = None
     host: str = ""
@@ -54,7 +55,7 @@ class EmbeddedAws:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "console.localaws", "--listen", f"127.0.0.1:{self.port}"]
-        command += ["--data", str(self.folder / "data"), "--limits", "--bulk-shards", str(SHARDS)]
+        command += ["--data", str(self.folder / "data"), *self.options]
         with (self.folder / "lines").open("ab") as lines:
             self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=lines, text=True
@@ -65,6 +66,11 @@ class EmbeddedAws:
             raise SetupError(f"no local AWS: {(self.folder / 'lines').read_text()[-500:]}")
         self.host, _, port = endpoint.rpartition(":")
         self.port = int(port)
+
+    @property
+    def aws(self) -> Aws:
+        """All services, for a configuration."""
+        return aws_at((self.host, self.port))
 
     def address(self, service: Service) -> tuple[str, int]:  # noqa: ARG002
         """See `LocalAws.address`: one port for all."""

@@ -27,15 +27,7 @@ from tests.aggregator.shard_scene import (
     written,
 )
 
-
-@pytest.fixture(autouse=True)
-def exits_raise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """os._exit would end the tests; the processor's own rim is replaced, nothing of a library."""
-
-    def leave(code: int) -> None:
-        raise SystemExit(code)
-
-    monkeypatch.setattr("aggregator.consumer.os._exit", leave)
+pytestmark = pytest.mark.usefixtures("exits_raise")
 
 
 def test_a_quiet_shard_closes_its_window_after_the_grace(monkeypatch: pytest.MonkeyPatch) -> None:

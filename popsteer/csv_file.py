@@ -1,0 +1,36 @@
+"""CSV files that people write: one header, one kind of row, errors that name the line."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from popsteer.errors import ConfigError
+
+Row = TypeVar("Row")
+
+
+def rows(path: Path, header: tuple[str, ...], parse: Callable[[list[str]], Row]) -> list[Row]:
+    """What `parse` makes of each row behind the header, in the order of the file.
+
+    Raises:
+        ConfigError: names the file, the line and what was expected, `parse`'s own among them.
+    """
+    found: list[Row] = []
+    line = 1
+    expected = ",".join(header)
+    try:
+        with path.open(newline="") as file:
+            reader = csv.reader(file)
+            if tuple(next(reader, ())) != header:
+                raise ConfigError(f"expected the header {expected}")
+            for row in reader:
+                line = reader.line_num
+                if len(row) != len(header):
+                    raise ConfigError(f"expected {expected}, found {','.join(row)!r}")
+                found.append(parse(row))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (ConfigError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path}:{line}: {error}") from None
+    return found
