@@ -65,6 +65,8 @@ class Gauges:
         fields = line.fields
         stream, shard = str(fields.get("stream", "")), str(fields.get("shard", ""))
         match line.event:
+            case "resumed":
+                self._told_s.setdefault(stream, {})[shard] = self._clock()
             case "progress":
                 # What the shard was read up to; nothing told is time passing, not a good sign.
                 self._told_s.setdefault(stream, {})[shard] = self._clock()

@@ -143,6 +143,8 @@ class Fault:
 
     name: str
     play: Play
+    long: bool = False
+    """Whether only the long form plays it."""
     lasting: bool = False
     """Whether it lasts as long as an outage."""
     rate: float = 0.0
