@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from aggregator.policy import DEFAULT
+from benchmarks.figure import Figure
 from benchmarks.simulator.bench import (
     OSCILLATION_MAX,
     SHOWER,
     SPEED_MIN,
-    Bound,
     Cell,
     Run,
     Work,
@@ -170,7 +170,7 @@ def _runs(screen: Console, works: Sequence[Work]) -> list[Run]:
     return sorted(found, key=lambda one: (cells.index(one.cell), order.index(one.policy)))
 
 
-def _key_figures(runs: Sequence[Run], bounds: Sequence[Bound], middle: Cell) -> dict[str, float]:
+def _key_figures(runs: Sequence[Run], bounds: Sequence[Figure], middle: Cell) -> dict[str, float]:
     default = next(one for one in runs if one.cell == middle and one.policy == DEFAULT).score
     figures = {bound.name: round(bound.value, 5) for bound in bounds if bound.value < math.inf}
     figures |= {"p50_ms": round(default.p50_ms, 2), "p95_ms": round(default.p95_ms, 2)}
@@ -203,18 +203,18 @@ def _failing_at(line: Timeline, fail_s: int | None) -> Timeline:
     return replace(line, fail=replace(line.fail, start_s=fail_s, end_s=fail_s + length))
 
 
-def _bounds(runs: Sequence[Run], middle: Cell) -> list[Bound]:
+def _bounds(runs: Sequence[Run], middle: Cell) -> list[Figure]:
     here = {one.policy: one for one in runs if one.cell == middle}
     late = next(one for one in runs if one.cell.name.endswith(f"x{DELAY_FACTOR}"))
     bounds = shower_bounds(here[DEFAULT]) + stability_bounds(late)
     naive = here[SHOWER].score.oscillation
-    bounds.append(Bound(f"{SHOWER}: oscillates", naive, OSCILLATION_MAX, at_least=True))
-    speed = here[DEFAULT].score.speed
-    bounds.append(Bound("virtual over CPU time, planner included", speed, SPEED_MIN, at_least=True))
+    bounds.append(Figure(f"{SHOWER}: oscillates", naive, OSCILLATION_MAX, "", at_least=True))
+    speed, told = here[DEFAULT].score.speed, "virtual over CPU time, planner included"
+    bounds.append(Figure(told, speed, SPEED_MIN, "x", at_least=True))
     return bounds
 
 
-def _show(screen: Console, runs: Sequence[Run], bounds: Sequence[Bound]) -> None:
+def _show(screen: Console, runs: Sequence[Run], bounds: Sequence[Figure]) -> None:
     for cell in dict.fromkeys(one.cell for one in runs):
         table = Table("policy", *(title for title, _, _ in COLUMNS), title=cell.name)
         for one in runs:
@@ -225,13 +225,12 @@ def _show(screen: Console, runs: Sequence[Run], bounds: Sequence[Bound]) -> None
     screen.print(LEGEND)
     judged = Table("figure", "measured", "bound", "", title="Judged")
     for bound in bounds:
-        sign = "≥" if bound.at_least else "≤"
         word = "ok" if bound.good else "MISSED"
-        judged.add_row(bound.name, f"{bound.value:.4g}", f"{sign} {bound.bound:.4g}", word)
+        judged.add_row(bound.name, f"{bound.value:.4g} {bound.unit}", bound.bound_text, word)
     screen.print(judged)
 
 
-def _facts(runs: Sequence[Run], bounds: Sequence[Bound], seed: int) -> dict[str, object]:
+def _facts(runs: Sequence[Run], bounds: Sequence[Figure], seed: int) -> dict[str, object]:
     return {
         "seed": seed,
         "runs": [
@@ -239,11 +238,23 @@ def _facts(runs: Sequence[Run], bounds: Sequence[Bound], seed: int) -> dict[str,
                 "cell": one.cell.name,
                 "policy": one.policy,
                 "refused": list(one.refused),
-                **{k: v if math.isfinite(v) else None for k, v in one.score.facts().items()},
+                **{name: _number(value) for name, value in one.score.facts().items()},
             }
             for one in runs
         ],
         "bounds": [
-            {"name": b.name, "value": b.value, "bound": b.bound, "good": b.good} for b in bounds
+            {
+                "name": one.name,
+                "value": _number(one.value),
+                "bound": one.bound,
+                "unit": one.unit,
+                "good": one.good,
+            }
+            for one in bounds
         ],
     }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None

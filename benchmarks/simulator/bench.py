@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aggregator.policy import POLICIES
+from benchmarks.figure import Figure
 from benchmarks.simulator.baselines import BASELINES
 from benchmarks.simulator.options import Options
 from benchmarks.simulator.reference import furnished
@@ -58,21 +59,6 @@ class Work:
     cell: Cell
     policies: tuple[str, ...]
     world: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A figure and what it must not exceed, or must at least be."""
-
-    name: str
-    value: float
-    bound: float
-    at_least: bool = False
-
-    @property
-    def good(self) -> bool:
-        """Whether the bound is kept."""
-        return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
 def steering_of(setting: Setting, policy: str) -> Steering:
@@ -133,28 +119,25 @@ def with_ttl(cell: Cell, headroom: float, ttl_s: int) -> Cell:
     return Cell(f"headroom {headroom:g}, TTL {ttl_s} s", options)
 
 
-def stability_bounds(run: Run) -> list[Bound]:
+def stability_bounds(run: Run) -> list[Figure]:
     """No sustained oscillation."""
     name, figures = f"{run.policy} ({run.cell.name})", run.score
     return [
-        Bound(f"{name}: oscillation", figures.oscillation, OSCILLATION_MAX),
-        Bound(f"{name}: oscillation in the calm", figures.oscillation_calm, OSCILLATION_MAX),
+        Figure(f"{name}: oscillation", figures.oscillation, OSCILLATION_MAX, ""),
+        Figure(f"{name}: oscillation in the calm", figures.oscillation_calm, OSCILLATION_MAX, ""),
     ]
 
 
-def shower_bounds(run: Run) -> list[Bound]:
+def shower_bounds(run: Run) -> list[Figure]:
     """All that the shower test asks of a policy."""
     name, figures = f"{run.policy} ({run.cell.name})", run.score
+    fresh_min, flash_s = figures.overload_fresh_min, figures.recovery_flash_s
     allowed = MOVED_FACTOR_MAX * figures.necessary_share_per_min
     return [
         *stability_bounds(run),
-        Bound(f"{name}: demand moved a minute", figures.moved_share_per_min, allowed),
-        Bound(f"{name}: misrouted", figures.misrouted_share, MISROUTED_MAX),
-        Bound(
-            f"{name}: overload without violators, min",
-            figures.overload_fresh_min,
-            OVERLOAD_FRESH_MIN_MAX,
-        ),
-        Bound(f"{name}: recovery from the flash, s", figures.recovery_flash_s, RECOVERY_FLASH_S),
-        Bound(f"{name}: recovery from the failure, s", figures.recovery_fail_s, RECOVERY_FAIL_S),
+        Figure(f"{name}: demand moved a minute", figures.moved_share_per_min, allowed, ""),
+        Figure(f"{name}: misrouted", figures.misrouted_share, MISROUTED_MAX, ""),
+        Figure(f"{name}: overload without violators", fresh_min, OVERLOAD_FRESH_MIN_MAX, "min"),
+        Figure(f"{name}: recovery from the flash", flash_s, RECOVERY_FLASH_S, "s"),
+        Figure(f"{name}: recovery from the failure", figures.recovery_fail_s, RECOVERY_FAIL_S, "s"),
     ]
