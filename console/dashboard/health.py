@@ -13,7 +13,7 @@ from console.published import View
 from console.units import duration_text
 from popsteer import clock, heartbeat
 from popsteer.config import Config, Pop
-from popsteer.overview import PopView
+from popsteer.overview import LossView, PopView, ServiceView
 from popsteer.state import PopState
 
 SIGNAL_AGE_S_MAX = 30.0
@@ -65,6 +65,8 @@ class PopRow(msgspec.Struct, frozen=True, kw_only=True):
     demand_share: float = 0.0
     demand_share_before: float = 0.0
     shed: float = 0.0
+    if_lost: LossView | None = None
+    """N+1: what its loss would do at once."""
     age_s: float | None = None
     addresses: tuple[str, ...] = ()
 
@@ -91,6 +93,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: float | None = None
     overload_share: float = 0.0
     orders: int = 0
+    services: dict[str, ServiceView] = {}
     target_utilisation: float = 1.0
     counts: dict[str, int] = {}
 
@@ -134,6 +137,7 @@ def _row(pop: Pop, view: View, now_ms: int) -> PopRow:
         demand_share=known.demand_share,
         demand_share_before=known.demand_share_before,
         shed=state.shed if state else known.shed,
+        if_lost=known.if_lost,
         age_s=_age_s(view, seen, state, now_ms),
         addresses=(*pop.ipv4, *pop.ipv6),
     )
@@ -199,6 +203,7 @@ def status(
         latency_ms=seen.latency_ms if seen else None,
         overload_share=seen.overload_share if seen else 0.0,
         orders=len(view.orders.live(now_ms)),
+        services=seen.services if seen else {},
         target_utilisation=config.plan.target_utilisation,
         counts={health.value: counts[health] for health in Health if counts[health]},
     )

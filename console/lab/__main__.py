@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from console.lab.clients import Clients, caches_of, query
+from console.lab.egress import LINKS, link_of
 from console.lab.listeners import Listeners, LoadReport
 from popsteer import world as worlds
 from popsteer.config import Config, Pop
@@ -31,7 +32,8 @@ class Lab:
         self._watch = Watch(config.data_dir / FILE)
         self._pops: dict[str, Pop] = {pop.id: pop for pop in config.pop}
         self._index = {pop: i for i, pop in enumerate(self._world.pops)}
-        self._load_bps = np.zeros(len(self._world.pops))
+        self._link = link_of(self._world)
+        self._link_bps = np.zeros((len(self._world.pops), len(LINKS)))
         self._factor = np.ones(len(self._world.net))
         service = config.service[0]
         self._clients = Clients(
@@ -44,10 +46,14 @@ class Lab:
     def report(self, pop: str) -> LoadReport:
         """What the POP's load report says: its clients, and what a person put on top."""
         own = self._pops[pop]
-        load_bps = float(self._load_bps[self._index[pop]])
-        load_bps += self._watch.changes.load_bps.get(pop, 0.0)
+        by_link = dict(zip(LINKS, self._link_bps[self._index[pop]].tolist(), strict=True))
+        more_bps = self._watch.changes.load_bps.get(pop, 0.0)
+        load_bps = sum(by_link.values()) + more_bps
         whole = sum(link.capacity_bps for link in own.link)
-        links = {link.id: load_bps * link.capacity_bps / whole for link in own.link}
+        links = {
+            link.id: by_link.get(link.id, 0.0) + more_bps * link.capacity_bps / whole
+            for link in own.link
+        }
         query_bits = self._config.service[0].query_bits
         return {"load_bps": load_bps, "load_rps": load_bps / query_bits, "links": links}
 
@@ -67,7 +73,7 @@ class Lab:
                     await listeners.apply(frozenset(self._watch.changes.down))
                     self._factor = self._demand_factor()
                 self._clients.tick(loop.time())
-                self._load_bps = self._loads()
+                self._link_bps = self._loads()
                 await _wait(stop, TICK_S)
                 changed = self._watch.poll()
         finally:
@@ -76,7 +82,8 @@ class Lab:
 
     def _loads(self) -> NDArray[np.float64]:
         demand_bps = self._world.prefix_demand_bps(_hour_utc()) * self._factor
-        return self._clients.caches.load_bps(demand_bps, len(self._world.pops))
+        pops, caches = len(self._world.pops), self._clients.caches
+        return caches.link_bps(demand_bps, pops, self._link, len(LINKS))
 
     def _demand_factor(self) -> NDArray[np.float64]:
         factor = np.ones(len(self._world.net))

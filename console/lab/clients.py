@@ -61,11 +61,18 @@ class Caches:
         gap_s = self.rng.exponential(GAP_S)
         self.due_s[cache] = now_s + max(ttl_s, RETRY_S) + gap_s
 
-    def load_bps(self, demand_bps: NDArray[np.float64], pops: int) -> NDArray[np.float64]:
-        """[pops], the load that the answers now held bring to each POP."""
+    def link_bps(
+        self, demand_bps: NDArray[np.float64], pops: int, link: NDArray[np.int64], links: int
+    ) -> NDArray[np.float64]:
+        """[pops, links], the load that the answers now held bring to each POP, by the link.
+
+        `link` [n] is the one to each prefix.
+        """
         held = self.pop != NO_ANSWER
-        each = (demand_bps / self.per_prefix)[self.prefix[held]]
-        return np.bincount(self.pop[held], each, pops).astype(np.float64)
+        prefix = self.prefix[held]
+        each = (demand_bps / self.per_prefix)[prefix]
+        total = np.bincount(self.pop[held] * links + link[prefix], each, pops * links)
+        return total.astype(np.float64).reshape(pops, links)
 
 
 def caches_of(world: World, hour_utc: float, rng: np.random.Generator) -> Caches:

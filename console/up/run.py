@@ -12,10 +12,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from console.lab.egress import routes_of
 from console.up import folder as folders
 from console.up.ports import Address, free_address, free_pop_port
 from console.up.processes import Process, Program, stop_in_order
 from console.up.stages import Stage, reach, stages
+from popsteer import routes
 from popsteer import world as worlds
 from popsteer.config import host_port
 from popsteer.config_file import load
@@ -80,6 +82,7 @@ class _Loop:
         self._config_path = config_path
         self._config = load(config_path)
         self._sample = _sample(own)
+        self._world = own
         self._started_s = started_s
         self._screen = Console(highlight=False)
         self._aws_answers = asyncio.Event()
@@ -135,6 +138,7 @@ class _Loop:
             async def follow(stage: Stage) -> None:
                 await reach(stage)
                 if stage is todo[0]:
+                    await asyncio.to_thread(self._write_routes)
                     self._aws_answers.set()
                 progress.update(lines[stage], completed=1)
                 if not interactive:
@@ -144,6 +148,14 @@ class _Loop:
 
             await asyncio.gather(*(follow(stage) for stage in todo))
         self._print_lines()
+
+    def _write_routes(self) -> None:
+        """What the POPs' routers would write."""
+        store, body = s3_store(self._config.aws), routes_of(self._world)
+        for pop in self._world.pops:
+            stored = store.read(routes.key(pop))
+            if stored is None or stored.body != body:
+                store.swap(routes.key(pop), body, stored.etag if stored else "")
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started_s

@@ -51,7 +51,7 @@ locals {
       {
         Effect   = "Allow"
         Action   = ["s3:GetObject"]
-        Resource = [for name in ["partials", "tables", "state", "evidence", "orders", "plan"] : "${local.objects}/${name}/*"]
+        Resource = [for name in ["partials", "tables", "state", "evidence", "orders", "plan", "routes"] : "${local.objects}/${name}/*"]
       },
       {
         Effect   = "Allow"

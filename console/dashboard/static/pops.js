@@ -46,6 +46,7 @@ function newRow(id, choose) {
     link: newBar(),
     demand: cell("number"),
     shed: cell("number"),
+    lost: cell("number"),
     age: cell("number"),
     why: cell("why"),
   };
@@ -56,7 +57,7 @@ function newRow(id, choose) {
     row.rtt, row.loss,
     element("td", { className: "wide" }, row.load.box),
     element("td", { className: "wide" }, row.link.box),
-    row.demand, row.shed, row.age, row.why,
+    row.demand, row.shed, row.lost, row.age, row.why,
   );
   row.line.addEventListener("click", () => choose(id));
   return row;
@@ -78,6 +79,7 @@ function fill(row, pop, target) {
   fillBar(row.link, link?.tx_bps ?? 0, known ? (link?.capacity_bps ?? 0) : 0, 1, link?.id ?? "");
   showDemand(row.demand, pop);
   row.shed.textContent = pop.shed ? percent(pop.shed) : "";
+  showLoss(row.lost, pop.if_lost);
   row.age.textContent = duration(pop.age_s);
   row.why.textContent = pop.why;
   row.why.title = pop.why;
@@ -95,6 +97,23 @@ function showDemand(cell, pop) {
     percent(pop.demand_share, 1),
     element("span", { className: "faint", textContent: text }),
   );
+}
+
+function showLoss(cell, loss) {
+  cell.classList.toggle("over", (loss?.overload_bps ?? 0) > 0);
+  if (!loss || !loss.fullest) {
+    cell.textContent = loss ? "" : "–";
+    cell.title = loss ? "nobody would move" : "not looked at yet";
+    return;
+  }
+  const added = loss.added_ms === null ? "" : ` +${number(loss.added_ms, 0)} ms`;
+  cell.replaceChildren(
+    loss.utilisation === null ? "–" : percent(loss.utilisation),
+    element("span", { className: "faint", textContent: added }),
+  );
+  cell.title = loss.overload_bps > 0
+    ? `no room for ${rate(loss.overload_bps)}, most of all at ${loss.fullest}`
+    : `${loss.fullest} would get fullest`;
 }
 
 function newBar() {
