@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.market import F64, Crew, Ints, Market
-from aggregator.newton import PRICE_US_MAX, Ascent, level, paid, supply
+from aggregator.newton import PRICE_US_MAX, Ascent, level, overflow_cost, paid, supply
 from aggregator.pruning import BOX, prune
-from aggregator.rounding import Rounded, choose, choose_open, repair
+from aggregator.rounding import FULL, Rounded, choose, choose_open, expense, repair
 
 HAIRCUT = 2e-4
 """Share of each capacity that prices are sought without, so that rounding has room to work in."""
@@ -50,6 +50,8 @@ class Stage:
     rounds_max: int = 1
     """How often it is pruned anew, because prices left their box or a resource filled up; the
     next stage does that, too."""
+    steps_max: int = 8
+    """Newton steps of one round."""
 
 
 COLD = (
@@ -60,7 +62,7 @@ COLD = (
     Stage(500.0, np.inf, 1e-2, 30_000),
     Stage(300.0, np.inf, 5e-3, 100_000),
     Stage(150.0, np.inf, 4e-3, 100_000),
-    Stage(80.0, 2_000.0, 2e-3, rounds_max=3),
+    Stage(80.0, 2_000.0, 2e-3, rounds_max=3, steps_max=16),
 )
 WARM = (Stage(150.0, 2_000.0, 5e-3, rounds_max=3),)
 SHORT = (
@@ -69,8 +71,16 @@ SHORT = (
     Stage(4_000.0, np.inf, 1e-2, rounds_max=2),
 )
 """When not all demand fits, nearly every resource has a price, far above what paths differ by."""
-STEPS_MAX = 8
-"""Newton steps of one round."""
+FINER = (
+    Stage(60.0, 2_000.0, 1e-3, rounds_max=2, steps_max=20),
+    Stage(40.0, 2_000.0, 5e-4, rounds_max=2, steps_max=20),
+    Stage(40.0, 2_000.0, 5e-4, rounds_max=2, steps_max=20),
+)
+"""What follows, one by one, while the certificate does not say that it is good enough."""
+SHIFT = 2.0
+"""Times what is too much at a resource, prices are sought for so much less room there."""
+GAP_MAX = 1e-3
+"""Of the bound, how much more a solution may cost that is good enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +100,37 @@ class Cleared:
 def clear(market: Market, crew: Crew, warm_us: F64 | None = None) -> Cleared:
     """The market's prices and an assignment; `warm_us` are those of a similar market."""
     price, chosen = seek(market, crew, warm_us)
+    best, spent = _rounded(market, price, chosen, crew)
+    cut = _cut(market)
+    for stage in () if level(cut).any() else FINER:
+        over = np.where(market.limited, best.load - market.capacity * FULL, 0.0)
+        if spent <= (1 + GAP_MAX) * best.bound and not (over > 0).any():
+            break
+        # What rounding cannot empty asks for a higher price.
+        cut = replace(cut, capacity=np.maximum(cut.capacity - SHIFT * np.maximum(over, 0.0), 0.0))
+        price, chosen = _rounds(cut, best.price_us, stage, best.load, crew)
+        again, less = _rounded(market, price, chosen, crew)
+        bound = max(best.bound, again.bound)
+        best, spent = (again, less) if less < spent else (best, spent)
+        best = replace(best, bound=bound)
+    return best
+
+
+def _rounded(market: Market, price: F64, chosen: Rounded, crew: Crew) -> tuple[Cleared, float]:
+    """A whole assignment, and demand times cost with what overflows."""
     bound = chosen.value - paid(market.capacity, price)
     repair(market, chosen, price, crew)
-    return Cleared(price, chosen.at, chosen.load, bound)
+    spent = expense(market, chosen.at, crew) + overflow_cost(market.capacity, chosen.load)
+    return Cleared(price, chosen.at, chosen.load, bound), spent
+
+
+def _cut(market: Market) -> Market:
+    return replace(market, capacity=market.capacity * (1 - HAIRCUT))
 
 
 def seek(market: Market, crew: Crew, warm_us: F64 | None = None) -> tuple[F64, Rounded]:
     """[r], prices near the top of the dual, from 0 to `PRICE_US_MAX`; what rows choose at them."""
-    cut = replace(market, capacity=market.capacity * (1 - HAIRCUT))
+    cut = _cut(market)
     price = level(cut)
     stages: tuple[Stage, ...] = SHORT if price.any() else COLD
     if warm_us is not None:
@@ -119,7 +152,7 @@ def _rounds(market: Market, price: F64, stage: Stage, load: F64, crew: Crew) -> 
     for _ in range(stage.rounds_max):
         pruned = prune(market, price, contested, window, crew)
         found = Ascent(market, pruned, crew).climb(
-            price, stage.temperature_us, STEPS_MAX, stage.tolerance, BOX * window
+            price, stage.temperature_us, stage.steps_max, stage.tolerance, BOX * window
         )
         price = found.price_us
         seen = choose_open(market, pruned, price, stage.temperature_us, crew)

@@ -1,8 +1,9 @@
 """From prices to an assignment: one candidate for every row, within the capacities.
 
-Rows choose their cheapest priced candidate; those that hesitate are rounded one way or another by
-a fixed number of the row, so that the same prices give the same choice. What is too full then
-lets go of the rows that lose least, and what has room left takes the rows that gain most.
+Rows choose their cheapest priced candidate; those that hesitate are rounded one by one, the
+heaviest first, each so that the errors of those before it are made up for (error diffusion: Floyd
+and Steinberg 1976). What is too full then lets go of the rows that lose least, and what has room
+left takes the rows that gain most.
 
 What rows pay is summed on the way, exact: the certificate is made of that. Rows that pruning has
 settled are known already; of the others there are few.
@@ -48,57 +49,112 @@ class Rounded:
 
 
 @kernel
+def _weigh(
+    i: int, market: Arrays, price: F64, cutoff: float, temperature: float, weight: F64
+) -> tuple[int, int, float]:
+    """Row i's soft choice; the cheapest candidate, how many have a weight, and the least cost."""
+    cost, pop, link, _ = market
+    best = np.inf
+    cheapest, near, whole = 0, 0, 0.0
+    for c in range(cost.shape[1]):
+        weight[c] = np.inf
+        if cost[i, c] > best + cutoff:  # No price makes it cheaper.
+            continue
+        weight[c] = cost[i, c] + (price[pop[i, c]] + price[link[i, c]])
+        if weight[c] < best:
+            best = weight[c]
+            cheapest = c
+    for c in range(cost.shape[1]):
+        near += weight[c] < best + cutoff
+    if near > 1:
+        for c in range(cost.shape[1]):
+            inside = weight[c] < best + cutoff
+            weight[c] = math.exp((best - weight[c]) / temperature) if inside else 0.0
+            whole += weight[c]
+        for c in range(cost.shape[1]):
+            weight[c] /= whole
+    return cheapest, near, best
+
+
+@kernel
 def _choose(
-    cost: F32,
-    pop: Ints,
-    link: Ints,
-    demand: F32,
+    market: Arrays,
     price: F64,
     temperature: float,
     rows: Ints,
     at: Ints,
     load: F64,
+    soft: F64,
+    torn: Ints,
     first: int,
     last: int,
-) -> float:
-    """Soft choices, rounded; gives the sum of demand times the cheapest priced cost."""
-    k = cost.shape[1]
-    priced = np.empty(k)
-    cutoff = CUTOFF * temperature
-    value = 0.0
+) -> tuple[float, int]:
+    """Choices of the rows that do not hesitate; the others are listed, with their soft load.
+
+    Gives the sum of demand times the cheapest priced cost, and how many hesitate.
+    """
+    _, pop, link, demand = market
+    weight = np.empty(pop.shape[1])
+    value, count = 0.0, 0
     for i in rows[first:last]:
-        best = np.inf
-        chosen = 0
-        for c in range(k):
-            priced[c] = np.inf
-            if cost[i, c] > best + cutoff:  # No price makes it cheaper.
-                continue
-            priced[c] = cost[i, c] + (price[pop[i, c]] + price[link[i, c]])
-            if priced[c] < best:
-                best = priced[c]
-                chosen = c
+        k, near, best = _weigh(i, market, price, CUTOFF * temperature, temperature, weight)
         value += demand[i] * best
-        whole = 0.0
-        near = 0
-        limit = best + cutoff
-        for c in range(k):
-            if priced[c] < limit:
-                near += 1
-        if near > 1:
-            for c in range(k):
-                priced[c] = math.exp((best - priced[c]) / temperature) if priced[c] < limit else 0.0
-                whole += priced[c]
-            # The golden ratio's multiples spread evenly over [0, 1) for neighbouring rows.
-            mark = ((i * 0.6180339887498949) % 1.0) * whole
-            for c in range(k):
-                mark -= priced[c]
-                if priced[c] > 0 and mark <= 0:
-                    chosen = c
-                    break
+        at[i] = k
+        if near < 2:
+            load[pop[i, k]] += demand[i]
+            load[link[i, k]] += demand[i]
+            continue
+        torn[first + count] = i
+        count += 1
+        for c in range(pop.shape[1]):
+            soft[pop[i, c]] += demand[i] * weight[c]
+            soft[link[i, c]] += demand[i] * weight[c]
+    return value, count
+
+
+@kernel
+def _diffuse(
+    market: Arrays,
+    capacity: F64,
+    price: F64,
+    temperature: float,
+    order: Ints,
+    at: Ints,
+    load: F64,
+    error: F64,
+) -> None:
+    """Choices of the rows that hesitate, each so that the loads stay closest to the supply.
+
+    `error` is what is too much, with those that have not chosen yet where they want to be.
+    """
+    _, pop, link, demand = market
+    weight = np.empty(pop.shape[1])
+    for i in order:
+        own = np.float64(demand[i])
+        _weigh(i, market, price, CUTOFF * temperature, temperature, weight)
+        for c in range(pop.shape[1]):
+            error[pop[i, c]] -= own * weight[c]
+            error[link[i, c]] -= own * weight[c]
+        least, chosen = np.inf, 0
+        for c in range(pop.shape[1]):
+            if weight[c] <= 0:
+                continue
+            badness = 0.0
+            for r in (pop[i, c], link[i, c]):
+                if capacity[r] == np.inf:
+                    continue
+                # Room that nobody pays for may stay empty.
+                after, before = error[r] + own, error[r]
+                if price[r] <= 0:
+                    after, before = max(after, 0.0), max(before, 0.0)
+                badness += (after * after - before * before) / max(capacity[r], own)
+            if badness < least:
+                least = badness
+                chosen = c
         at[i] = chosen
-        load[pop[i, chosen]] += demand[i]
-        load[link[i, chosen]] += demand[i]
-    return value
+        for r in (pop[i, chosen], link[i, chosen]):
+            error[r] += own
+            load[r] += own
 
 
 def choose(market: Market, price_us: F64, temperature_us: float, crew: Crew) -> Rounded:
@@ -121,15 +177,42 @@ def _chosen(
     market: Market, rest: Rounded, price_us: F64, temperature_us: float, crew: Crew
 ) -> Rounded:
     """With the choices of the open rows added to those of the rest."""
-    arrays = (market.cost_us, market.pop, market.link, market.demand, price_us, temperature_us)
+    arrays = (market.cost_us, market.pop, market.link, market.demand)
+    rows, at, r = rest.open, rest.at, len(market.capacity)
+    torn = np.empty(len(rows), np.int32)
 
-    def work(first: int, last: int) -> tuple[float, F64]:
-        load = np.zeros(len(market.capacity))
-        return _choose(*arrays, rest.open, rest.at, load, first, last), load
+    def work(first: int, last: int) -> tuple[float, slice, F64, F64]:
+        load, soft = np.zeros(r), np.zeros(r)
+        value, count = _choose(
+            arrays, price_us, temperature_us, rows, at, load, soft, torn, first, last
+        )
+        return value, slice(first, first + count), load, soft
 
-    parts = crew.each(len(rest.open), work)
-    load: F64 = rest.load + np.sum([part[1] for part in parts], axis=0)
-    return Rounded(rest.at, load, rest.value + sum(part[0] for part in parts), rest.open)
+    parts = crew.each(len(rows), work)
+    load: F64 = rest.load + np.sum([part[2] for part in parts], axis=0)
+    error = load + np.sum([part[3] for part in parts], axis=0) - supply(market.capacity, price_us)
+    waiting = np.concatenate([torn[part[1]] for part in parts])
+    # The heaviest first: what they leave uneven the light ones make even.
+    order = waiting[np.argsort(-market.demand[waiting], kind="stable")]
+    _diffuse(arrays, market.capacity, price_us, temperature_us, order, at, load, error)
+    return Rounded(at, load, rest.value + sum(part[0] for part in parts), rows)
+
+
+def expense(market: Market, at: Ints, crew: Crew) -> float:
+    """Demand times cost of an assignment."""
+
+    def work(first: int, last: int) -> float:
+        return _expense(market.cost_us, market.demand, at, first, last)
+
+    return sum(crew.each(len(market), work))
+
+
+@kernel
+def _expense(cost: F32, demand: F32, at: Ints, first: int, last: int) -> float:
+    total = 0.0
+    for i in range(first, last):
+        total += np.float64(demand[i]) * cost[i, at[i]]
+    return total
 
 
 @kernel

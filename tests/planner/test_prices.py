@@ -116,7 +116,7 @@ problems = small_problems(0, 0.1, 1.4) | small_problems(3, 0.1, 1.4)
 @pytest.mark.parametrize("links", [0, 3])
 @pytest.mark.parametrize(("least", "most"), [(0.1, 0.8), (0.8, 1.0), (1.0, 1.4)])
 @given(data=st.data())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=560, deadline=None)
 def test_small_problems_are_solved_exactly(
     links: int, least: float, most: float, data: st.DataObject
 ) -> None:
