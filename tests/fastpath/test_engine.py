@@ -16,10 +16,16 @@ from resolver.fast.engine import SocketLoop, World, warm
 from resolver.fast.path import FastPath, Rates
 from resolver.route import Outlook
 from resolver.snapshot import Snapshot
+from resolver.sockets import bind
 from resolver.udp import UdpListener
 
 OpenBench = Callable[[Snapshot], Any]
 WWW = b"\3www\3cdn\7example\0"
+SIP = b"\3sip\3cdn\7example\0"
+SIP_REPLY_BYTES = 12 + len(SIP) + 4 + 16
+"""One A record, whatever the client."""
+SOL_UDP, UDP_GRO, SO_NO_CHECK = 17, 104, 11
+QUERIES = 40
 
 
 def query(ident: int, name: bytes = WWW, qtype: int = 1, qclass: int = 1) -> bytes:
@@ -161,3 +167,54 @@ def _until_running(path: FastPath) -> None:
 def _exchange(client: socket.socket, packet: bytes) -> bytes:
     client.send(packet)
     return client.recv(1_500)
+
+
+def _received(server: socket.socket, client: socket.socket, world: World) -> list[bytes]:
+    """What a client that asked QUERIES times before the loop began receives, as it was sent."""
+    client.setsockopt(SOL_UDP, UDP_GRO, 1)
+    for ident in range(QUERIES):
+        client.send(query(ident, SIP))
+    loop = SocketLoop(server, lambda *_: None, seed=1)
+    loop.start(world)
+    found: list[bytes] = []
+    try:
+        while sum(map(len, found)) < QUERIES * SIP_REPLY_BYTES:
+            found.append(client.recv(65_535))
+    finally:
+        loop.stop()
+    return found
+
+
+def _idents(messages: list[bytes]) -> list[int]:
+    whole = b"".join(messages)
+    size = SIP_REPLY_BYTES
+    return [int.from_bytes(whole[at : at + 2], "big") for at in range(0, len(whole), size)]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_answers_to_one_client_leave_as_one_message(
+    snapshot: Snapshot, open_bench: OpenBench, host: str
+) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    (bound,) = bind([(host, 0)], 1)[0]
+    with bound.udp, bound.tcp, socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.connect(
+            ("::1" if family == socket.AF_INET6 else "127.0.0.1", bound.udp.getsockname()[1])
+        )
+        client.settimeout(10)
+        messages = _received(bound.udp, client, world_of(open_bench(snapshot)))
+    assert _idents(messages) == list(range(QUERIES))
+    assert len(messages) == 1
+
+
+@pytest.mark.timeout(600)
+def test_where_messages_cannot_be_cut_answers_leave_singly(
+    snapshot: Snapshot, open_bench: OpenBench, sockets: tuple[socket.socket, socket.socket]
+) -> None:
+    server, client = sockets
+    # The system refuses to cut a message whose parts get no checksum.
+    server.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+    messages = _received(server, client, world_of(open_bench(snapshot)))
+    assert _idents(messages) == list(range(QUERIES))
+    assert len(messages) == QUERIES
