@@ -17,8 +17,8 @@ from aggregator.solve import NOWHERE
 from popsteer.names import Net, Plen
 from popsteer.table import CANDIDATES_MAX, NO_RTT, Table
 
-ROWS_PER_STEP = 50_000
-"""Prefixes looked at in one step; one POP at least."""
+ROWS_PER_STEP = 25_000
+"""Prefixes looked at in one step, which takes 0.1 s; one POP at least."""
 TENTH_MS_US = 100.0
 
 F64 = NDArray[np.float64]

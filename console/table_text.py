@@ -76,9 +76,10 @@ def head_text(table: Table, now_ms: int) -> str:
     windows = f"windows of {duration_text((last - first) / 1_000)}" if last else "no windows"
     note = f", {meta.note}" if meta.note else ""
     default = " ".join(meta.default[:12]) or "none"
+    own = [f"; {', '.join(one.services)} by {one.policy}" for one in meta.further]
     return (
         f"generation {meta.generation} (parent {meta.parent}), made {age(meta, now_ms)} ago by "
-        f"policy {meta.policy or 'unknown'} {meta.code}, from {windows}{note}\n"
+        f"policy {meta.policy or 'unknown'}{''.join(own)} {meta.code}, from {windows}{note}\n"
         f"{len(table):,} rows ({table.ipv4_rows:,} IPv4), {len(table.pops)} POPs; "
         f"default order: {default}"
     )

@@ -15,6 +15,7 @@ from popsteer import clock, signing
 from popsteer import table as tables
 from popsteer.config import Config
 from popsteer.errors import ConfigError, SetupError, TableError, TrustError
+from popsteer.names import dns_name
 from popsteer.store import s3_store
 from popsteer.table import Table, TableMeta
 from popsteer.table_diff import diff, moves
@@ -25,6 +26,7 @@ app = App(name="table", help="List, show, compare, verify, compile and roll back
 File = Annotated[Path | None, Parameter(name="--config", help="Of the running system.")]
 Json = Annotated[bool, Parameter(help="Print JSON.")]
 Which = Annotated[str, Parameter(help="A generation, `current`, or a file.")]
+Name = Annotated[str, Parameter(help="A service that may have answers of its own.")]
 Rows = Annotated[int, Parameter(help="How many rows to print; 0 prints all.")]
 
 
@@ -55,9 +57,17 @@ def list_(*, rows: Rows = 20, json: Json = False, file: File = None) -> None:
 
 
 @app.command
-def show(which: Which, /, *, rows: Rows = 20, json: Json = False, file: File = None) -> None:
+def show(
+    which: Which,
+    /,
+    *,
+    name: Name = "",
+    rows: Rows = 20,
+    json: Json = False,
+    file: File = None,
+) -> None:
     """Show a table: where it comes from, what each POP gets, its rows."""
-    table = _find(which, file)
+    table = _find(which, file).answers_of(dns_name(name))
     some = range(len(table) if rows == 0 else min(rows, len(table)))
     if json:
         answers = [text.row_document(table, i) for i in some]
@@ -78,10 +88,18 @@ def show(which: Which, /, *, rows: Rows = 20, json: Json = False, file: File = N
 
 @app.command(name="diff")
 def diff_(
-    old: Which, new: Which, /, *, rows: Rows = 20, json: Json = False, file: File = None
+    old: Which,
+    new: Which,
+    /,
+    *,
+    name: Name = "",
+    rows: Rows = 20,
+    json: Json = False,
+    file: File = None,
 ) -> None:
     """Compare two tables: which prefixes are answered otherwise, from where to where."""
-    changed = diff(_find(old, file), _find(new, file))
+    before, after = (_find(one, file).answers_of(dns_name(name)) for one in (old, new))
+    changed = diff(before, after)
     some = range(len(changed) if rows == 0 else min(rows, len(changed)))
     listed = [text.change_document(changed, i) for i in some]
     if json:
