@@ -2,17 +2,20 @@
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aggregator import settings as consumer_settings
 from aggregator.histogram import FIRST_US, LOST, bucket_of
 from aggregator.light import Sites, sites
 from aggregator.partials import RttPartial
 from aggregator.settings import BULK_KINDS
 from aggregator.window import Record, Resume, Rules, ShardFold
+from popsteer.config import Aggregate, Config, Pop
 from popsteer.geo import distance_km
 from popsteer.locations import PLACE_ERROR_KM, Locations
 from popsteer.names import Prefix, SourceId, prefix_arrays
@@ -148,3 +151,22 @@ def test_the_split_over_cuts_decides_nothing() -> None:
     alone = [folded(known(at), [record(0, [sample])])[1] for sample in samples]
     assert counted(together) == sum((counted(one) for one in alone), Counter())
     assert 0 < together.count.sum() < len(samples)
+
+
+def test_a_processor_judges_by_what_the_configuration_names(tmp_path: Path) -> None:
+    """From the file of the configuration through the file of its settings."""
+    (tmp_path / "places.csv").write_text("prefix,latitude,longitude\n192.0.2.0/24,-33.9,151.2\n")
+    config = Config(
+        pop=(Pop(id="fra1", location=POP_AT["fra1"]), Pop(id="nowhere"), Pop(id="syd1")),
+        aggregate=Aggregate(locations="places.csv"),
+        folder=str(tmp_path),
+    )
+    consumer_settings.save(consumer_settings.bulk(config), tmp_path / "settings.json")
+    loaded = consumer_settings.load({consumer_settings.VARIABLE: str(tmp_path / "settings.json")})
+    fold = ShardFold(consumer_settings.rules(loaded, "s"), Resume())
+
+    fold.take(record(0, [(0, pop, 1_000, 0, 0) for pop in (0, 0, 1, 2)]))
+
+    (cut,) = fold.finish()
+    assert cut.origin.quarantined == {"light": 2}
+    assert consumer_settings.rules(consumer_settings.urgent(config), "s").sites is None
