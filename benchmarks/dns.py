@@ -23,12 +23,13 @@ from rich.console import Console
 from rich.table import Table as Page
 
 from benchmarks import dns_fuzz
-from benchmarks.dns_load import ANY_POP, Queries, Run, drive
+from benchmarks.dns_load import ANY_POP, SOCKETS, Queries, Run, drive
 from benchmarks.dns_micro import packet_ns
 from benchmarks.dns_peers import (
     PEERS,
     SERVER_CORE,
     Peer,
+    await_compiled,
     cpu_ns,
     free_port,
     installed,
@@ -43,8 +44,6 @@ from popsteer.table import encode
 SUBNETS, MANY = 100_000, 1_000_000
 ROUNDS, RUN_S, WINDOW = 3, 2.0, 128
 GENERATOR_CORE = 1
-READY_S_MAX = 240.0
-"""The first start on a machine compiles; after that machine code comes from the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ def run(json_path: Path | None = None, part: Literal["speed", "fuzz"] = "speed")
     os.sched_setaffinity(0, {GENERATOR_CORE} & os.sched_getaffinity(0) or os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="popsteer-dns-") as folder:
         shots, missing = _compare(Path(folder), console)
-        kept = rate_kept(world(SUBNETS), Path(folder) / "signed", _await_compiled)
+        kept = rate_kept(world(SUBNETS), Path(folder) / "signed")
         figures = [*_ratios(shots), Figure("rate with DO", kept, 0.7, "x", at_least=True)]
         figures += _many(Path(folder) / "many", console)
     _print(console, shots, missing, figures)
@@ -106,7 +105,7 @@ def _shoot(peer: Peer, of: World, asked: Queries, folder: Path) -> Shot:
     expected = asked if peer.steers else _unjudged(asked)
     with running(command, port, folder) as (pid, _):
         if peer.name == "popsteer":
-            _await_compiled(folder / "log")
+            await_compiled(folder / "log")
         drive(("127.0.0.1", port), expected, RUN_S / 4, WINDOW)
         before_ns = cpu_ns(pid)
         run = drive(("127.0.0.1", port), expected, RUN_S, WINDOW)
@@ -118,29 +117,25 @@ def _unjudged(asked: Queries) -> Queries:
     return Queries(asked.octets, asked.length, np.full(len(asked), ANY_POP, np.uint16))
 
 
-def _await_compiled(log: Path) -> None:
-    deadline_s = time.monotonic() + READY_S_MAX
-    while "compiled answer path ready" not in log.read_text(errors="replace"):
-        if time.monotonic() > deadline_s:
-            raise RuntimeError("the compiled answer path was not ready in time")
-        time.sleep(0.05)
-    time.sleep(0.2)
-
-
 def _ratios(shots: Sequence[Shot]) -> list[Figure]:
-    """CPU time of each peer over ours, by medians, and that no answer was wrong."""
+    """CPU time of each peer over ours, the median of all rounds, and that no answer was wrong."""
     cost = {
-        name: statistics.median(s.cpu_us for s in shots if s.peer == name)
+        name: [s.cpu_us for s in shots if s.peer == name]
         for name in dict.fromkeys(s.peer for s in shots)
     }
     ours = cost["popsteer"]
     wrong = sum(s.run.wrong for s in shots if s.peer == "popsteer")
-    figures = [Figure("CPU a query", ours, inf, "us"), Figure("wrong answers", wrong, 0, "")]
-    return figures + [
-        Figure(f"over {peer.name}", cost[peer.name] / ours, peer.ratio_at_least, "x", at_least=True)
-        for peer in PEERS[1:]
-        if peer.name in cost
+    figures = [
+        Figure("CPU a query", statistics.median(ours), inf, "us"),
+        Figure("wrong answers", wrong, 0, ""),
     ]
+    for peer in PEERS[1:]:
+        if peer.name in cost:
+            ratio = statistics.median(c / o for c, o in zip(cost[peer.name], ours, strict=False))
+            figures.append(
+                Figure(f"over {peer.name}", ratio, peer.ratio_at_least, "x", at_least=True)
+            )
+    return figures
 
 
 def _many(folder: Path, console: Console) -> list[Figure]:
@@ -152,9 +147,9 @@ def _many(folder: Path, console: Console) -> list[Figure]:
     popsteer = PEERS[0]
     command = popsteer.write(of, folder, port)
     with running(command, port, folder):
-        _await_compiled(folder / "log")  # writes the index, so that the next start is a warm one
+        await_compiled(folder / "log")  # writes the index, so that the next start is a warm one
     with running(command, port, folder) as (pid, first_s):
-        _await_compiled(folder / "log")
+        await_compiled(folder / "log")
         drive(("127.0.0.1", port), asked, RUN_S, WINDOW)  # touches all of the table
         taken_s, gap_s = _swap(folder, port, of, asked)
         figures += [
@@ -237,7 +232,10 @@ def _print(
             str(sum(s.run.stalls for s in mine)),
         )
     console.print(page)
-    console.print(f"core {SERVER_CORE} serves, core {GENERATOR_CORE} asks, {SUBNETS:,} subnets")
+    console.print(
+        f"core {SERVER_CORE} serves, core {GENERATOR_CORE} asks from {SOCKETS} sockets, "
+        f"{WINDOW} queries outstanding, {SUBNETS:,} subnets"
+    )
     if missing:
         console.print(f"not installed or not started, so not compared: {', '.join(missing)}")
     judged = Page("figure", "value", "bound", "")

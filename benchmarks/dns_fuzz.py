@@ -27,7 +27,7 @@ import dns.name
 import dns.tsig
 from rich.console import Console
 
-from benchmarks.dns_peers import free_port, resident_mb, running
+from benchmarks.dns_peers import await_compiled, free_port, resident_mb, running
 from benchmarks.figure import Figure
 
 PACKETS = 1_000_000
@@ -42,7 +42,6 @@ UDP_BYTES_MAX = 1_232
 GROWN_MB_MAX = 4.0
 RESPONSE_SHARE = 0.1
 WAIT_S, TRIES_MAX = 1.0, 20
-READY_S_MAX = 300.0
 _QR = 0x80
 _FENCE = struct.Struct("!HHHHHH")
 _STATUS = 2 << 11
@@ -274,7 +273,7 @@ def _measure(folder: Path, packets: int, rng: random.Random) -> list[Figure]:
     command = [sys.executable, "-c", _RUN, config]
     tally = Tally()
     with running(command, port, folder) as (pid, _):
-        _await_compiled(folder / "log")
+        await_compiled(folder / "log")
         client = _Client(port, tally)
         try:
             began_s = time.monotonic()
@@ -314,11 +313,3 @@ def _batches(client: _Client, packets: int, rng: random.Random) -> Iterator[int]
                 client.by_tcp(data)
         client.fence()
         yield done
-
-
-def _await_compiled(log: Path) -> None:
-    deadline_s = time.monotonic() + READY_S_MAX
-    while "compiled answer path ready" not in log.read_text(errors="replace"):
-        if time.monotonic() > deadline_s:
-            raise RuntimeError("the compiled answer path was not ready in time")
-        time.sleep(0.05)

@@ -1,12 +1,15 @@
 """A load generator for DNS over UDP: prebuilt queries, sendmmsg and recvmmsg in nopython code.
 
-Closed loop: so many queries outstanding, each reply replaced by the next query; what is lost is
-sent anew after a while. Every reply is judged: RCODE, TC, and the last octet of the first address,
+Closed loop: so many queries outstanding over some sockets, as resolvers and forwarders have them;
+each reply is replaced by the next query of that socket, and what is lost is sent anew after a
+while. Every reply is judged: RCODE, TC, and the last octet of the first address,
 which says the POP, against an independent longest-prefix match.
 """
 
 import socket
 import struct
+import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +23,7 @@ from resolver.fast.kernel import kernel
 SLOT_BYTES = 192
 REPLY_BYTES = 1_280
 BATCH = 64
+SOCKETS = 8
 STALLED_MS = 100
 """With no reply for so long the window counts as lost and is filled anew."""
 ANY_POP = 0xFFFF
@@ -54,6 +58,9 @@ class Generator(NamedTuple):
     rx_header: NDArray[np.uint64]
     rx: NDArray[np.uint8]
     poll: NDArray[np.int32]
+    """[sockets, 2] struct pollfd of each."""
+    outstanding: NDArray[np.uint64]
+    """[sockets]"""
     at: NDArray[np.uint64]
     words: NDArray[np.uint64]
     clock: NDArray[np.int64]
@@ -98,37 +105,54 @@ def _send(g: Any, fd: Any, next_query: Any, count: Any) -> Any:
 
 
 @kernel
-def generate(g: Any, fd: Any, window: Any, until_ns: Any) -> Any:
-    """Keep `window` queries outstanding until the monotonic clock says so."""
-    outstanding = uint64(0)
+def _refill(g: Any, one: Any, next_query: Any, window: Any) -> Any:
+    """Send on one socket what its window has room for; the number of the next query."""
+    while g.outstanding[one] < window:
+        room = min(window - g.outstanding[one], uint64(BATCH))
+        went = _send(g, g.poll[one, 0], next_query, room)
+        if went == uint64(0):
+            break
+        next_query += went
+        g.outstanding[one] += went
+        g.words[SENT] += went
+    return next_query
+
+
+@kernel
+def _collect(g: Any, one: Any) -> Any:
+    """Judge the replies that wait on one socket; how many."""
+    fd = int32(g.poll[one, 0])
+    got = libc.recvmmsg(fd, g.at[1], uint32(BATCH), libc.MSG_DONTWAIT, uint64(0))
+    for k in range(max(got, 0)):
+        length = g.rx_header[uint64(k), libc.WORD_LEN] & uint64(0xFFFFFFFF)
+        good = _judge(g, uint64(k), length)
+        g.words[GOOD] += uint64(good)
+        g.words[WRONG] += uint64(not good)
+    count = uint64(max(got, 0))
+    g.outstanding[one] -= min(g.outstanding[one], count)
+    return count
+
+
+@kernel
+def generate(g: Any, window: Any, until_ns: Any) -> Any:
+    """Keep `window` queries outstanding on each socket until the monotonic clock says so."""
+    sockets = uint64(g.poll.shape[0])
     next_query = uint64(0)
     while True:
         libc.clock_gettime(libc.CLOCK_MONOTONIC, g.at[4])
         if g.clock[0] * 1_000_000_000 + g.clock[1] >= until_ns:
             return
-        while outstanding < window:
-            went = _send(g, fd, next_query, min(window - outstanding, uint64(BATCH)))
-            next_query += went
-            outstanding += went
-            g.words[SENT] += went
-            if went == uint64(0):
-                break
-        got = libc.recvmmsg(int32(fd), g.at[1], uint32(BATCH), libc.MSG_DONTWAIT, uint64(0))
-        if got <= 0:
-            if libc.poll(g.at[3], uint64(1), STALLED_MS) == 0:
-                outstanding = uint64(0)
-                g.words[STALLS] += uint64(1)
-            continue
-        for k in range(uint64(got)):
-            length = g.rx_header[k, libc.WORD_LEN] & uint64(0xFFFFFFFF)
-            good = _judge(g, k, length)
-            g.words[GOOD] += uint64(good)
-            g.words[WRONG] += uint64(not good)
-        outstanding -= min(outstanding, uint64(got))
+        got = uint64(0)
+        for one in range(sockets):
+            got += _collect(g, uint64(one))
+            next_query = _refill(g, uint64(one), next_query, window)
+        if got == uint64(0) and libc.poll(g.at[3], sockets, STALLED_MS) == 0:
+            g.outstanding[:] = uint64(0)
+            g.words[STALLS] += uint64(1)
 
 
-def generator(queries: Queries, fd: int) -> Generator:
-    """Memory for one connected socket; keep it alive while it runs."""
+def generator(queries: Queries, fds: list[int]) -> Generator:
+    """Memory for some connected sockets; keep it alive while it runs."""
     g = Generator(
         queries.octets,
         queries.length,
@@ -137,7 +161,8 @@ def generator(queries: Queries, fd: int) -> Generator:
         np.zeros((BATCH, 2), np.uint64),
         np.zeros((BATCH, libc.MSGHDR_WORDS), np.uint64),
         np.zeros((BATCH, REPLY_BYTES), np.uint8),
-        np.array([fd, libc.POLLIN], np.int32),
+        np.array([(fd, libc.POLLIN) for fd in fds], np.int32),
+        np.zeros(len(fds), np.uint64),
         np.zeros(5, np.uint64),
         np.zeros(_SLOTS, np.uint64),
         np.zeros(2, np.int64),
@@ -175,26 +200,31 @@ class Run:
         return self.good / self.seconds
 
 
-def drive(address: tuple[str, int], queries: Queries, seconds: float, window: int) -> Run:
-    """Load one server for a while."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        bound.connect(address)
-        g = generator(queries, bound.fileno())
+def drive(
+    address: tuple[str, int],
+    queries: Queries,
+    seconds: float,
+    window: int,
+    sockets: int = SOCKETS,
+) -> Run:
+    """Load one server for a while with `window` queries outstanding in all."""
+    with ExitStack() as stack:
+        fds = [_connected(stack, address) for _ in range(sockets)]
+        g = generator(queries, fds)
         structs = Receiving(g)
-        clock = np.zeros(2, np.int64)
-        libc_now = _now_ns()
-        generate(g, bound.fileno(), np.uint64(window), libc_now + int(seconds * 1e9))
-        spent_s = (_now_ns() - libc_now) / 1e9
-        del structs, clock
+        began_ns = time.monotonic_ns()
+        generate(g, np.uint64(max(window // sockets, 1)), began_ns + int(seconds * 1e9))
+        spent_s = (time.monotonic_ns() - began_ns) / 1e9
+        del structs
     sent, good, wrong, stalls = (int(n) for n in g.words[:4])
     return Run(spent_s, sent, good, wrong, stalls)
 
 
-def _now_ns() -> int:
-    import time
-
-    return time.monotonic_ns()
+def _connected(stack: ExitStack, address: tuple[str, int]) -> int:
+    one = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+    one.connect(address)
+    return one.fileno()
 
 
 def queries_of(names: list[bytes], subnets: list[bytes], expected: NDArray[np.uint16]) -> Queries:

@@ -5,14 +5,13 @@ Both kinds come in turns to the same process, so that other work on the machine 
 
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from benchmarks.dns_load import Queries, drive
-from benchmarks.dns_peers import PEERS, cpu_ns, free_port, running
+from benchmarks.dns_peers import PEERS, await_compiled, cpu_ns, free_port, running
 from benchmarks.dns_world import WIRE_NAME, World, queries
 from popsteer.config_file import load
 from resolver.dnssec import origin_text
@@ -26,17 +25,14 @@ _DO_AT = 12 + len(WIRE_NAME) + 4 + 7
 _DO = 0x80
 
 
-def rate_kept(of: World, folder: Path, ready: Callable[[Path], None]) -> float:
-    """CPU time of an answer without DO over one with, each the median of some turns.
-
-    `ready` waits, with the server's log at hand, until it answers at its full speed.
-    """
+def rate_kept(of: World, folder: Path) -> float:
+    """CPU time of an answer without DO over one with, each the median of some turns."""
     port, plain = free_port(), queries(of)
     command = PEERS[0].write(of, folder, port)
     _sign(folder)
     cost: dict[bool, list[float]] = {False: [], True: []}
     with running(command, port, folder) as (pid, _):
-        ready(folder / "log")
+        await_compiled(folder / "log")
         asked = {False: plain, True: with_do(plain)}
         for turn in range(2 * TURNS + 2):
             dnssec = bool(turn % 2)
