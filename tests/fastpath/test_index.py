@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popsteer.names import IPV6_BIT, Prefix, mask, prefix_arrays
-from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, Table, TableMeta, build
+from popsteer.table import (
+    CANDIDATES_MAX,
+    NO_POP,
+    NO_RTT,
+    Further,
+    Ranked,
+    Table,
+    TableMeta,
+    build,
+)
 from resolver.fast.fill import build as build_index
 from resolver.fast.index import NO_ROW, PLEN_AT, SHARE_AT, Index
 from resolver.fast.lookup import find, find_all
@@ -135,3 +144,24 @@ def test_many_lookups_agree_with_single_ones() -> None:
     out = np.zeros(len(net), np.uint32)
     find_all(index, net, False, out)
     assert out.tolist() == [int(find(index, n, False)) for n in net]
+
+
+def test_a_shelved_table_keeps_all_sets_of_answers(tmp_path: Path) -> None:
+    prefixes = [ipv4_prefix(n << 24, 8) for n in (10, 12, 14)]
+    one, other = table_of(prefixes), table_of(prefixes, seed=4)
+    net, plen = prefix_arrays(prefixes)
+    named = (Further(services=("video.",), policy="nearest RTT", default=("nyc1",)),)
+    own = [Ranked(other.pop, other.share, other.rtt)]
+    meta = TableMeta(generation=1, further=named)
+    table = build(meta, one.pops, net, plen, one.pop, one.share, one.rtt, own)
+
+    made = Shelf(tmp_path).put(table)
+
+    assert made.index is not None
+    for kept, given_ in zip(made.table.sets, table.sets, strict=True):
+        assert kept.meta == given_.meta
+        assert np.array_equal(kept.pop, given_.pop)
+    for row in range(len(table)):
+        entry = int(find(made.index, np.uint64(table.net[row]), False)) >> 8
+        for number, of_set in enumerate(table.sets):
+            assert made.index.pop[entry + number, 0] == of_set.pop[row, 0]

@@ -1,10 +1,13 @@
 """Demand: counted by prefix and POP, bounded, reported whole."""
 
+from dataclasses import replace
+
+import msgspec
 import numpy as np
 
 from popsteer.names import IPV6_BIT, Prefix, SourceId
 from popsteer.samples import Batch, DemandBatch, decode, encode
-from popsteer.table import CANDIDATES_MAX, NO_POP, Table, TableMeta, build
+from popsteer.table import CANDIDATES_MAX, NO_POP, Further, Table, TableMeta, build
 from resolver.answer import Served
 from resolver.demand import Demand
 
@@ -72,3 +75,17 @@ def test_a_flood_of_prefixes_is_counted_by_wide_ones() -> None:
     rows = rows_of(demand.report(LANE, 0))
     assert len(rows) <= 16
     assert sum(queries for queries, _ in rows.values()) + demand.dropped == 8_192
+
+
+def test_answers_of_a_further_set_are_told_apart() -> None:
+    table = one_row_table("198.51.100.0/24")
+    own = (Further(services=("img.",)),)
+    meta = msgspec.structs.replace(table.meta, further=own)
+    both = replace(table, meta=meta, further=(replace(table, meta=meta.of_set(1)),))
+    demand = Demand({"www.": 10.0, "img.": 1.0})
+    demand.add(served("198.51.100.7", row=0), both)
+    demand.add(served("198.51.100.7", service="img.", row=0), both)
+    assert rows_of(demand.report(LANE, 1_000)) == {
+        ("198.51.100.0/24", "fra1"): (1, 10.0),
+        ("198.51.100.0/24", "fra1/1"): (1, 1.0),
+    }
