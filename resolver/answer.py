@@ -135,7 +135,9 @@ def answer(data: bytes, client: Client, snapshot: Snapshot, draw: int, now_s: in
     except ecs.EcsError:
         asked, sections = Asked(), Sections(Rcode.FORMERR)
     else:
-        refused = _judge(query, asked, client, seal)
+        refused = _judge(query, asked, client, seal) or _fetched(
+            query, asked, client, snapshot, now_s
+        )
         if refused is None and _is_transfer(query):
             sections, records = _transfer(query, client, snapshot, seal)
         else:
@@ -181,11 +183,21 @@ def _judge(query: Query, asked: Asked, client: Client, seal: Seal | None) -> Sec
         return Sections(Rcode.BADVERS)
     if query.opcode != Opcode.QUERY:
         return Sections(Rcode.NOTIMP)
-    question = query.question
-    if question is None:
-        # RFC 7873 §5.4: a query without question fetches a cookie.
-        return Sections(Rcode.FORMERR if asked.cookie is None else Rcode.NOERROR)
-    return _judge_question(question, client)
+    if query.question is None:
+        return Sections(Rcode.FORMERR) if asked.cookie is None else None
+    return _judge_question(query.question, client)
+
+
+def _fetched(
+    query: Query, asked: Asked, client: Client, snapshot: Snapshot, now_s: int
+) -> Sections | None:
+    """RFC 7873 §5.4: a query without question fetches a cookie, or asks whether one still holds."""
+    secret = snapshot.options.secret
+    if query.question is not None or asked.cookie is None or secret is None:
+        return None
+    alone = len(asked.cookie) == cookies.CLIENT_BYTES
+    good = alone or cookies.valid(asked.cookie, client.address, secret, now_s)
+    return Sections(Rcode.NOERROR if good else Rcode.BADCOOKIE)
 
 
 def _judge_question(question: Question, client: Client) -> Sections | None:

@@ -286,6 +286,21 @@ def test_edns_is_answered_with_edns_and_only_with_what_was_asked(
     assert valid(cookie, b"\x7f\0\0\1", secret, NOW_S)
 
 
+@pytest.mark.parametrize(
+    ("tail", "rcode"),
+    [(b"", 0), (b"g" * 16, 23), (b"\1\0\0\0" + NOW_S.to_bytes(4, "big") + b"x" * 8, 23)],
+)
+def test_without_a_question_a_cookie_is_judged(ask: Ask, tail: bytes, rcode: int) -> None:
+    asked = header(counts=(0, 0, 0, 1)) + opt(option(10, b"12345678" + tail))
+    message = told(ask(asked))
+    assert (message.rcode(), message.question) == (rcode, [])
+    (cookie,) = message.options
+    fresh = cookie.to_wire()
+    assert fresh is not None
+    again = told(ask(header(counts=(0, 0, 0, 1)) + opt(option(10, fresh))))
+    assert again.rcode() == dns.rcode.NOERROR
+
+
 def test_a_cookie_can_be_fetched_without_a_question(ask: Ask) -> None:
     answer = ask(header(counts=(0, 0, 0, 1)) + opt(option(10, b"12345678")))
     message = told(answer)

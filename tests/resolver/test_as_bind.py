@@ -49,6 +49,7 @@ MEANT = {
     "version 1 malformed": "BIND reads options of a version that it does not know",
     "option cut off": "an OPT is due in this FORMERR (RFC 6891 §7), BIND leaves it out",
     "option without length": "the same",
+    "wrong server cookie alone": "RFC 7873 §5.4 says BADCOOKIE, BIND NOERROR",
     "scope": "BIND leaves OPT out of this FORMERR alone",
 }
 
@@ -223,8 +224,8 @@ def packets() -> Iterator[tuple[str, bytes]]:
     yield "option without length", with_opt(b"\0\3\0")
     for size in (0, 1, 7, 8, 9, 15, 16, 17, 24, 32, 40, 41):
         yield f"cookie of {size}", with_opt(option(10, b"c" * size))
-        cookie = opt(option(10, b"c" * size))
-        yield f"cookie of {size} alone", header(0x0100, 0, 0, 0, 1) + cookie
+        wrong = "wrong server cookie alone" if 16 <= size <= 40 else f"cookie of {size} alone"
+        yield wrong, header(0, 0, 0, 0, 1) + opt(option(10, b"c" * size))
     for family, source, address in (
         *((1, 24, b"\1\2\3"), (1, 24, b"\1\2\3\4"), (1, 24, b"\1\2"), (1, 20, b"\1\2\3")),
         *((1, 20, b"\1\2\x30"), (1, 33, b"\1\2\3\4\5"), (1, 32, b"\1\2\3\4"), (1, 0, b"")),
