@@ -9,6 +9,7 @@ import pytest
 
 from aggregator.planner import Planner
 from aggregator.services import sets_of
+from aggregator.settings import bulk
 from benchmarks.scene import WINDOW_MS, Scene, demand_partial, make_scene
 from popsteer import evidence
 from popsteer.config import Config, Pop, Service
@@ -167,3 +168,10 @@ def test_each_set_has_its_evidence() -> None:
     assert stored is not None
     chosen = evidence.decode(stored.body)
     assert set(chosen.pop[chosen.reason == evidence.Reason.CHOSEN].tolist()) == {0}
+
+
+def test_the_fold_knows_what_demand_of_a_further_set_is_about() -> None:
+    one, two = Service(name="a.example."), Service(name="b.example.", policy="nearest")
+
+    assert bulk(config(one)).subjects == ("a", "b")
+    assert {"a", "b", "a/1", f"b/{SETS_MAX - 1}"} <= set(bulk(config(one, two)).subjects)
