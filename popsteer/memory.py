@@ -6,6 +6,7 @@ second, and the C library, and Arrow's own pool, would keep much of that for lat
 
 import ctypes
 import mmap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,8 +16,9 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 _LARGE_BYTES = 1 << 19
 _ARENAS = 2
-_MAPS = Path("/proc/self/maps")
-_COMPILER = "libllvmlite"
+_MAPS = Path("/proc/self/smaps")
+_WORK_SELDOM = ("libllvmlite", "libarrow")
+"""The compiler of numba, and the reader of tables and records."""
 
 
 def keep_little() -> None:
@@ -34,16 +36,26 @@ def keep_little() -> None:
 
 
 def give_back() -> None:
-    """Return what is free, and the compiler's own code.
+    """Return what is free, and the code of libraries that work only now and then.
 
-    Machine code once loaded needs no compiler: its 60 MB are clean pages of a file, and what is
+    Machine code once loaded needs no compiler: its 80 MB are clean pages of a file, and what is
     called after all comes back from there.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+    for first, end in _clean_spans():
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
+
+
+def _clean_spans() -> Iterator[tuple[int, int]]:
+    """Addresses of those libraries' code and constants, where nothing was written (proc(5))."""
+    span = ""
     for line in _MAPS.read_text().splitlines() if _MAPS.exists() else ():
-        span, access, *_ = line.split()
-        if _COMPILER in line and access == "r-xp":
-            first, end = (int(address, 16) for address in span.split("-"))
-            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(end - first), mmap.MADV_DONTNEED)
+        first, *rest = line.split()
+        if not first.endswith(":"):
+            wanted = rest[0] in {"r-xp", "r--p"} and any(name in line for name in _WORK_SELDOM)
+            span = first if wanted else ""
+        elif span and first == "Anonymous:" and rest[0] == "0":
+            begin, end = (int(address, 16) for address in span.split("-"))
+            yield begin, end

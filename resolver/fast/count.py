@@ -5,6 +5,8 @@ is, and coarser ones when the table is full, so that memory is bounded and volum
 A loop writes one table while the other is read: no locks, no lost count.
 """
 
+import ctypes
+import mmap
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from resolver.fast.words import U64, Words
 SLOTS = 4 * ENTRIES_MAX
 """At most half full: fine and coarse entries together are 2 * ENTRIES_MAX."""
 _MIX = 0x9E3779B97F4A7C15
+_ENTRY_BYTES = 32
 _USED, _DROPPED = 0, 1
 _NONE = np.zeros(0, np.int64)
 _V4_FINE, _V6_FINE = LENGTHS[False], LENGTHS[True]
@@ -91,8 +94,18 @@ def count_answer(
 
 
 def counts() -> Counts:
-    """An empty table; pages that are never written take no memory."""
-    return Counts(np.zeros((SLOTS, 4), np.uint64), np.zeros(2, np.uint64))
+    """An empty table; pages that are not written take no memory."""
+    pages = mmap.mmap(-1, SLOTS * _ENTRY_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return Counts(np.frombuffer(pages, np.uint64).reshape(SLOTS, -1), np.zeros(2, np.uint64))
+
+
+def _empty(counts: Counts) -> None:
+    """Zeros again. The pages go back: with two tables one of them always waits."""
+    entry = counts.entry
+    madvise = ctypes.CDLL(None).madvise
+    if madvise(ctypes.c_void_p(entry.ctypes.data), entry.nbytes, mmap.MADV_DONTNEED):
+        entry[:] = 0
+    counts.used[:] = 0
 
 
 class Counted(NamedTuple):
@@ -119,6 +132,6 @@ def take(counts: Counts) -> Counted:
         entry[:, _BITS].astype(np.float64),
         int(counts.used[_DROPPED]),
     )
-    counts.entry[at] = 0
-    counts.used[:] = 0
+    if len(at):
+        _empty(counts)
     return taken
