@@ -24,6 +24,8 @@ LARGEST_SHARE = 0.0025
 PIECE_SHARE = 0.000025
 """Of all demand, what a row is split to."""
 CHUNK_ROWS = 50_000
+BLOCK_ROWS = 5_000
+"""Rows of which the distances to all POPs are in memory at a time."""
 LINKS_MIN, LINKS_MAX = 2, 6
 
 F64 = NDArray[np.float64]
@@ -118,19 +120,26 @@ class _Paths:
     def best(self, place: F64, count: int, rng: np.random.Generator) -> tuple[F64, Ints, Ints]:
         """RTT in microseconds, POP and link of the best candidates of prefixes, best first."""
         near = min(3 * count, len(self._place))
-        km = np.arccos(np.clip(place @ self._place.T, -1, 1)) * EARTH_KM
-        pop = np.argpartition(km, near - 1, axis=1)[:, :near]
+        blocks = range(0, len(place), BLOCK_ROWS)
+        parts = [self._nearest(place[i : i + BLOCK_ROWS], near) for i in blocks]
+        pop, km = (np.concatenate(part) for part in zip(*parts, strict=True))
         provider = rng.choice(PROVIDERS, len(place), p=self._share)
         luck = self._hash(provider, pop, 104_729)
         detour = 1.4 + 1.6 * luck**3
         peering_ms = 18.0 * self._hash(provider, pop, 15_485_863) ** 2
-        rtt = np.take_along_axis(km, pop, 1) / KM_PER_MS * detour + peering_ms
+        rtt = km / KM_PER_MS * detour + peering_ms
         rtt += self._own_ms[provider, None] + 1 + rng.exponential(0.8, rtt.shape)
         best = np.argsort(rtt, axis=1)[:, :count]
         pop, rtt = np.take_along_axis(pop, best, 1), np.take_along_axis(rtt, best, 1)
         share = self._hash(provider, pop, 1_299_709)
         link = self._first[pop] + (share * self._links[pop]).astype(np.int64)
         return rtt * 1e3, pop, link
+
+    def _nearest(self, place: F64, near: int) -> tuple[Ints, F64]:
+        """The POPs nearest to places, in no order, and how far they are."""
+        km = np.arccos(np.clip(place @ self._place.T, -1, 1)) * EARTH_KM
+        pop = np.argpartition(km, near - 1, axis=1)[:, :near]
+        return pop, np.take_along_axis(km, pop, 1)
 
     def _hash(self, provider: Ints, pop: Ints, salt: int) -> F64:
         """[n, k], numbers in [0, 1) that a provider and a POP always have."""
