@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from aggregator import recording
 from aggregator.recording import FILE_MS, About, Recorded
-from popsteer import orders
+from popsteer import orders, routes
 from popsteer.aws import kinesis
 from popsteer.clock import SECOND_MS
 from popsteer.config import Config
@@ -174,6 +174,7 @@ def record(
         yield (now_ms - started_ms) / max(for_ms, 1), recorder.records
         time.sleep(POLL_S)
     _keep_orders(store, folder, first_ms, last_ms)
+    _keep_routes(store, folder)
     recorder.finish()
     yield 1.0, recorder.records
 
@@ -192,6 +193,16 @@ def _prepare(folder: Path, config: Config, config_path: Path) -> None:
         (folder / recording.ORDERS).mkdir()
     except OSError as error:
         raise SetupError(f"{error.filename}: {error.strerror}") from None
+
+
+def _keep_routes(store: ObjectStore, folder: Path) -> None:
+    """They change slowly: a replay has them all along."""
+    for key in store.list(routes.KEY_PREFIX):
+        stored = store.read(key)
+        if stored is not None:
+            kept = folder / recording.ROUTES / key.removeprefix(routes.KEY_PREFIX)
+            kept.parent.mkdir(exist_ok=True)
+            kept.write_bytes(stored.body)
 
 
 def _keep_orders(store: ObjectStore, folder: Path, first_ms: int, last_ms: int) -> None:

@@ -4,6 +4,7 @@
     popsteer.toml      the configuration, as it was
     targets.csv        the targets, where the planner had any
     locations.csv      the known locations, where the aggregator had any
+    routes/<pop>.csv   the POPs' routes, as they were at the end
     orders/<ms>.json   every version of the orders, by the time from which it held
     records/<ms>.parquet   records by arrival, one file for each `FILE_MS`
 
@@ -30,6 +31,7 @@ CONFIG = "popsteer.toml"
 TARGETS = "targets.csv"
 LOCATIONS = "locations.csv"
 ORDERS = "orders"
+ROUTES = "routes"
 RECORDS = "records"
 
 _SCHEMA = pa.schema(

@@ -23,6 +23,7 @@ from aggregator.settings import ConsumerSettings
 from aggregator.sums import merged_digest
 from aggregator.window import Cut, Record, Resume, ShardFold
 from popsteer import orders as orders_format
+from popsteer import routes as routes_format
 from popsteer import table as table_format
 from popsteer import targets as targets_format
 from popsteer.clock import HOUR_MS, SECOND_MS
@@ -130,6 +131,8 @@ class _Replay:
         self._streams = {own.stream: Shards(own, shards) for own in (bulk, settings.urgent(config))}
         named = folder / recording.TARGETS
         targets = targets_format.load(named) if named.exists() else None
+        for path in sorted((folder / recording.ROUTES).glob("*.csv")):
+            store.create(routes_format.key(path.stem), path.read_bytes())
         self._planner = Planner(config, store, None, None, targets)
         self._orders = sorted(
             (int(path.stem), path.read_bytes())

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from aggregator import record as recorder
 from aggregator import recording
 from aggregator.record import record
-from popsteer import clock, orders
+from popsteer import clock, orders, routes
 from popsteer.aws import kinesis
 from popsteer.config import Aws, Config
 from popsteer.errors import ConfigError, PopsteerError
@@ -100,6 +100,16 @@ def test_the_orders_in_force_are_kept(config: Config, config_file: Path, tmp_pat
 
     files = sorted((tmp_path / "kept" / recording.ORDERS).iterdir())
     assert order in orders.decode(files[-1].read_bytes()).orders
+
+
+def test_the_routes_are_kept(config: Config, config_file: Path, tmp_path: Path) -> None:
+    store, body = s3_store(config.aws), b"to,link\n0.0.0.0/0,transit\n"
+    store.create(routes.key("fra1"), body)
+    put(config, config.aws.bulk_stream, range(1))
+
+    list(record(config, config_file, store, tmp_path / "kept", MINUTE_MS, 0, clock.now_ms))
+
+    assert (tmp_path / "kept" / recording.ROUTES / "fra1.csv").read_bytes() == body
 
 
 def test_known_locations_are_kept(config: Config, config_file: Path, tmp_path: Path) -> None:
