@@ -210,6 +210,7 @@ class Node:
         if new.table is not view.table:
             new = self._stood_in(new)
         elif shelved is not None and shelved.index is not None:
+            self._shelf.prepare()
             return new, shelved
         assert new.table is not None
         shelved = self._shelf.put(new.table)

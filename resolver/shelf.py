@@ -59,10 +59,24 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Have what builds an index ready in memory: the next table need not wait for it."""
+        if self._prepared:
+            return
+        from resolver.fast.compile import ensure_compiled
+        from resolver.fast.fill import warm
+
+        self._prepared = True
+        ensure_compiled()
+        warm()
 
     def find(self, table: Table) -> Shelved:
         """The table with its index if it is on the shelf, else as it is."""
-        folder = self._place(table)
+        return self._find(table, self._place(table))
+
+    def _find(self, table: Table, folder: Path) -> Shelved:
         if not folder.exists():
             return Shelved(table)
         try:
@@ -77,7 +91,8 @@ class Shelf:
         Where nothing can be written the index stays in memory, and where a table has more rows
         than an index can hold there is none.
         """
-        found = self.find(table)
+        place = self._place(table)
+        found = self._find(table, place)
         if found.index is not None:
             return found
         # numba takes most of a start, and the slow path answers before it is there.
@@ -87,7 +102,6 @@ class Shelf:
         if len(table) >= ROWS_MAX:
             return found
         ensure_compiled()
-        place = self._place(table)
         try:
             _write(table, place)
             self._sweep(place)

@@ -13,7 +13,7 @@ from numba import uint32, uint64
 
 from popsteer.errors import TableError
 from popsteer.names import LENGTH_MASK, Net
-from popsteer.table import CANDIDATES_MAX, NO_POP, Table
+from popsteer.table import CANDIDATES_MAX, NO_POP, Table, TableMeta
 from resolver.fast.index import (
     CHUNK,
     LEVEL_ONE_CHUNKS,
@@ -62,6 +62,14 @@ def build(table: Table, folder: Path | None = None) -> Index:
     kept = _array(folder, "rows", rows.shape, np.uint64)
     kept[:] = rows
     return index_of(v4, v6_top, v6_start, v6_entry, kept)
+
+
+def warm() -> None:
+    """Load the machine code that `build` calls, or compile it where it is not on the disk."""
+    wide = np.zeros((1, CANDIDATES_MAX), np.uint16)
+    net, narrow = np.zeros(1, np.uint64), wide.astype(np.uint8)
+    one = narrow[0, :1]
+    build(Table(TableMeta(generation=0), ("",), net, one, wide, narrow, wide, one))
 
 
 def _array(folder: Path | None, name: str, shape: tuple[int, ...], dtype: type) -> Any:
