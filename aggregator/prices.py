@@ -79,6 +79,8 @@ FINER = (
 """What follows, one by one, while the certificate does not say that it is good enough."""
 SHIFT = 2.0
 """Times what is too much at a resource, prices are sought for so much less room there."""
+LOST_MIN = 2e-3
+"""A gap from which on the old prices are no good start."""
 GAP_MAX = 1e-3
 """Of the bound, how much more a solution may cost that is good enough."""
 
@@ -99,29 +101,54 @@ class Cleared:
 
 def clear(market: Market, crew: Crew, warm_us: F64 | None = None) -> Cleared:
     """The market's prices and an assignment; `warm_us` are those of a similar market."""
-    price, chosen = seek(market, crew, warm_us)
-    best, spent = _rounded(market, price, chosen, crew)
+    short = bool(level(_cut(market)).any())
+    first = _rounded(market, *seek(market, crew, warm_us), crew)
+    if warm_us is not None and not short and first.gap > LOST_MIN:
+        first = _better(first, _rounded(market, *seek(market, crew), crew))
+    return (first if short else _finer(market, first, crew)).cleared
+
+
+@dataclass(frozen=True, slots=True)
+class _Solution:
+    """An assignment and its expense: demand times cost, with what overflows."""
+
+    cleared: Cleared
+    spent: float
+
+    @property
+    def gap(self) -> float:
+        """Of the bound, how much more it costs."""
+        return (self.spent - self.cleared.bound) / max(self.cleared.bound, 1.0)
+
+
+def _better(one: _Solution, other: _Solution) -> _Solution:
+    """The cheaper one, with the better bound: each holds for both."""
+    best = other if other.spent < one.spent else one
+    bound = max(one.cleared.bound, other.cleared.bound)
+    return replace(best, cleared=replace(best.cleared, bound=bound))
+
+
+def _finer(market: Market, best: _Solution, crew: Crew) -> _Solution:
+    """Solved on at lower temperatures, as long as the certificate is not good enough."""
     cut = _cut(market)
-    for stage in () if level(cut).any() else FINER:
-        over = np.where(market.limited, best.load - market.capacity * FULL, 0.0)
-        if spent <= (1 + GAP_MAX) * best.bound and not (over > 0).any():
+    for stage in FINER:
+        load = best.cleared.load
+        over = np.where(market.limited, load - market.capacity * FULL, 0.0)
+        if best.gap <= GAP_MAX and not (over > 0).any():
             break
         # What rounding cannot empty asks for a higher price.
         cut = replace(cut, capacity=np.maximum(cut.capacity - SHIFT * np.maximum(over, 0.0), 0.0))
-        price, chosen = _rounds(cut, best.price_us, stage, best.load, crew)
-        again, less = _rounded(market, price, chosen, crew)
-        bound = max(best.bound, again.bound)
-        best, spent = (again, less) if less < spent else (best, spent)
-        best = replace(best, bound=bound)
+        found = _rounds(cut, best.cleared.price_us, stage, load, crew)
+        best = _better(best, _rounded(market, *found, crew))
     return best
 
 
-def _rounded(market: Market, price: F64, chosen: Rounded, crew: Crew) -> tuple[Cleared, float]:
-    """A whole assignment, and demand times cost with what overflows."""
+def _rounded(market: Market, price: F64, chosen: Rounded, crew: Crew) -> _Solution:
+    """A whole assignment."""
     bound = chosen.value - paid(market.capacity, price)
     repair(market, chosen, price, crew)
     spent = expense(market, chosen.at, crew) + overflow_cost(market.capacity, chosen.load)
-    return Cleared(price, chosen.at, chosen.load, bound), spent
+    return _Solution(Cleared(price, chosen.at, chosen.load, bound), spent)
 
 
 def _cut(market: Market) -> Market:
