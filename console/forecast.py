@@ -104,10 +104,10 @@ def situation_of(view: View, config: Config) -> Situation:
             "wait for the planner's next table"
         )
     pops = evidence[0].pops
-    if pops != tuple(config.pop_ids()):
+    if pops != tuple(config.pop_ids()) or len(view.table.sets) != len(sets):
         raise TableError(
-            f"table {view.table.meta.generation} was made for other POPs than the configuration "
-            "has; wait for the planner's next table"
+            f"table {view.table.meta.generation} was made for other POPs or services than the "
+            "configuration has; wait for the planner's next table"
         )
     states = view.state.pops if view.state else {}
     known = {pop.id: pop.capacity_bps for pop in config.pop}

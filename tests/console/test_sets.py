@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
+import pytest
 
 from aggregator.services import sets_of
 from aggregator.whatif import Change
@@ -11,6 +12,7 @@ from console import forecast
 from console.explain import explain
 from console.published import View
 from popsteer.config import Config
+from popsteer.errors import TableError
 from popsteer.evidence import Reason
 from popsteer.table import Further, Ranked, build
 
@@ -68,3 +70,10 @@ def test_a_forecast_is_of_all_services_together(view: View, config: Config) -> N
 
 def test_a_view_without_sets_is_the_same_for_everybody(view: View) -> None:
     assert view.of_service("img.cdn.example.") is view
+
+
+def test_a_table_for_other_services_forecasts_nothing(view: View, config: Config) -> None:
+    _, other = with_own_answers(view, config)
+
+    with pytest.raises(TableError, match="other POPs or services"):
+        forecast.situation_of(view, other)
