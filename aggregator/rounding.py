@@ -22,6 +22,9 @@ from popsteer.kernel import kernel
 
 CUTOFF = 7.0
 """In temperatures: candidates dearer than this above the cheapest are never chosen."""
+DIFFUSED_US_MAX = 1_000.0
+"""Softer choices than this are drawn by a fixed number of the row: there are so many that others
+would change with every error, and nearly the same prices have to give nearly the same choices."""
 PASSES_MAX = 8
 GAIN_US_MIN = 20.0
 """Smaller gains are not worth a second look at a row."""
@@ -125,6 +128,8 @@ def _diffuse(
 ) -> None:
     """Choices of the rows that hesitate, each so that the loads stay closest to the supply.
 
+    Very soft ones are drawn.
+
     `error` is what is too much, with those that have not chosen yet where they want to be.
     """
     _, pop, link, demand = market
@@ -136,8 +141,16 @@ def _diffuse(
             error[pop[i, c]] -= own * weight[c]
             error[link[i, c]] -= own * weight[c]
         least, chosen = np.inf, 0
+        # The golden ratio's multiples spread evenly over [0, 1) for neighbouring rows.
+        mark = (i * 0.6180339887498949) % 1.0
         for c in range(pop.shape[1]):
             if weight[c] <= 0:
+                continue
+            if temperature > DIFFUSED_US_MAX:
+                chosen = c
+                mark -= weight[c]
+                if mark <= 0:
+                    break
                 continue
             badness = 0.0
             for r in (pop[i, c], link[i, c]):
