@@ -18,11 +18,11 @@ from resolver.fast.kernel import inlined
 NAP_US = 50
 _FEW = 32
 """A batch of so many is worth its system calls."""
-_GATHERED = 12
+_GATHERED = 8
 """A nap that gave fewer was not worth its own."""
 _SPARSE_NS = 8_000
 """Packets that come further apart are no load."""
-_WAIT_BATCHES = 512
+_WAIT_BATCHES = 256
 """How many batches pass without a nap after one that gathered too little."""
 
 # Slots of `Loop.pace`.
