@@ -18,7 +18,7 @@ class Clocked:
     def naps(self, received: int, after_us: int) -> bool:
         """Whether the loop naps after a batch that came so long after the one before."""
         self._memory.clock[1] += after_us * 1_000
-        let_gather(self._memory, np.int64(received), self._pace)
+        let_gather(self._memory, received, self._pace)
         return bool(self._pace[NAPPED])
 
 
