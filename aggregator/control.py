@@ -20,7 +20,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.signals import Readings, Signals
+from aggregator.flight import Flight, InFlight, Kernel
+from aggregator.signals import SMOOTHING_S, Readings, Signals
 from popsteer.clock import SECOND_MS
 from popsteer.config import Config
 from popsteer.names import Subject, link_subject
@@ -39,9 +40,10 @@ SHED_START = 0.65
 SHED_AIM = 0.45
 """Where shedding starts and what it aims at: how far from the target utilisation to the whole
 capacity. The table fills to the target, so that its noise alone never sheds."""
-SHED_GAIN = 0.5
+SHED_GAIN = 0.7
 SHED_BAND = 0.02
 SHED_MAX = 0.9
+RELEASE_GAIN = 0.25
 RELEASE_STEP_MAX = 0.1
 DWELL_S = 30.0
 """A shed is not released sooner than this after it last rose: one TTL and one load window."""
@@ -51,12 +53,17 @@ SHARE_REFRESHED = 0.8
 STEP_UP, STEP_DOWN = 0.05, 0.01
 """Additive steps of FastRoute (Flavel et al., NSDI 2015, section 4), each load period."""
 
-OFFSET_GAIN = 0.2
-OFFSET_GAIN_URGENT = 0.5
+OFFSET_S, OFFSET_RISING_S, OFFSET_URGENT_S = 40.0, 20.0, 8.0
+"""Time constants of the observer: in the calm, when the offset rises, since an overload costs more
+than spare room, and where a POP is so full that it may shed."""
+SMOOTHED_MS = int(SMOOTHING_S * SECOND_MS)
+"""Signals are smoothed, so they speak of a time so long ago."""
 OFFSET_MIN, OFFSET_MAX = -0.3, 1.0
 """Of the capacity."""
-FILL_BAND = 0.05
+FILL_BAND = 0.06
 """Of the capacity: so far above its fill a POP evicts nobody; it still sheds nothing there."""
+EVICT_TO = 0.5
+"""Of that band: a POP above it gets rid of no more than brings it here."""
 CAPACITY_LEFT_MIN = 0.02
 """Share of its capacity that a POP is planned with at least."""
 LINK_BUSY = 0.5
@@ -167,6 +174,8 @@ class Load:
     """Capacity as configured or reported, before links and orders."""
     reason: tuple[str, ...]
     """What bounds the capacity, where it is not the configuration."""
+    at_ms: int = 0
+    """When it was measured; 0 is now."""
     own_bps: F64 | None = None
     """Capacity before links: what to plan with where it is known who uses which link."""
 
@@ -189,7 +198,7 @@ def measured(fleet: Fleet, signals: Signals, caps_bps: Mapping[str, float], now_
             own[p] = min(own[p], caps_bps[pop])
             if caps_bps[pop] < capacity[p]:
                 capacity[p], reason[p] = caps_bps[pop], "capped by order"
-    return Load(load, capacity, rated, tuple(reason), own)
+    return Load(load, capacity, rated, tuple(reason), signals.newest_ms, own)
 
 
 def _full_links(
@@ -230,6 +239,7 @@ class LoadLoop:
         """Load that the tables bring by now, were nothing shed; it lags by the TTL."""
         self._raised_ms = np.full(n, -(10**15), np.int64)
         self._last_ms = 0
+        self._flight = Flight(Kernel(fleet.ttl_s))
         self.shed = np.zeros(n)
         self.offset_bps = np.zeros(n)
         """Load that answers do not explain."""
@@ -240,24 +250,12 @@ class LoadLoop:
         """Go on from the sheds in force, as after a restart; their effect is taken as reached."""
         self.shed, self._effect = shed.copy(), shed.copy()
 
-    def in_flight_bps(
-        self, load_bps: F64, reported_bps: F64, planned_bps: F64, trust: float
-    ) -> F64:
-        """[p], load that answers bring: as reported, or while few report as the table plans it.
-
-        A plan explains no more than there is: while caches still fill, the load that has not
-        come yet must not look like spare capacity.
-        """
-        planned = np.fmin(planned_bps * (1 - self._effect), load_bps)
-        believed: F64 = trust * reported_bps + (1 - trust) * planned
-        return believed
-
-    def step(self, load: Load, explained_bps: F64, planned_bps: F64, now_ms: int) -> None:
+    def step(self, load: Load, answered: InFlight, planned_bps: F64, now_ms: int) -> None:
         """Move sheds and offsets.
 
         Args:
             load: What was measured.
-            explained_bps: [p], load that the answers in flight bring, as calibrated.
+            answered: What reported answers had brought.
             planned_bps: [p], load that the table in force should bring.
             now_ms: Now; steps may come late.
         """
@@ -266,12 +264,15 @@ class LoadLoop:
         lag_s = max(SHARE_REFRESHED * self._ttl_s, 1.0)
         reached = -np.expm1(-passed_s / lag_s)
         self._effect += (self.shed - self._effect) * reached
-        settled = np.where(np.isnan(self._settled_bps), explained_bps, self._settled_bps)
-        self._settled_bps = settled + (np.nan_to_num(planned_bps) - settled) * reached
+        self._flight.tell(np.nan_to_num(planned_bps) * (1 - self.shed), now_ms)
+        brought_bps = self._brought(load.at_ms or now_ms, answered)
+        self._observe(load, brought_bps, passed_s)
         known = np.isfinite(load.load_bps) & np.isfinite(load.capacity_bps)
         capacity = np.where(known, load.capacity_bps, 1.0)
         used = np.where(known, load.load_bps, 0.0)
-        self._observe(known, used, capacity, explained_bps)
+        explained_bps = np.minimum(brought_bps, used)
+        settled = np.where(np.isnan(self._settled_bps), explained_bps, self._settled_bps)
+        self._settled_bps = settled + (np.nan_to_num(planned_bps) - settled) * reached
         if self._additive:
             self._step_by_step(known, used / capacity, now_ms)
             return
@@ -285,9 +286,32 @@ class LoadLoop:
         held = self._wanted(known, self.shed > 0, foreign, own, capacity)
         self._shed(np.where(over, raised, 0.0), held, now_ms)
 
-    def _observe(self, known: Bools, used: F64, capacity: F64, explained: F64) -> None:
-        gain = np.where(used > capacity, OFFSET_GAIN_URGENT, OFFSET_GAIN)
-        rest = np.where(known, used - explained, 0.0)
+    def _brought(self, measured_ms: int, answered: InFlight) -> F64:
+        """[p], what answers brought when the load was measured.
+
+        That is what they had brought when they were last reported, and what the tables and sheds
+        since then were to change. Growth of demand is in neither: it is news.
+        """
+        at_ms = measured_ms - SMOOTHED_MS
+        brought = self._flight.load_bps(at_ms)
+        if not answered.at_ms or answered.trust <= 0:
+            return brought
+        then = self._flight.load_bps(answered.at_ms)
+        return np.maximum(brought + answered.trust * (answered.load_bps - then), 0.0)
+
+    def _observe(self, load: Load, brought_bps: F64, passed_s: float) -> None:
+        """Compare the measurement with the model of its time.
+
+        What is still under way is in neither, so nothing is corrected twice. Where nothing is
+        measured nothing is learnt, and the offset is bounded: it cannot wind up.
+        """
+        known = np.isfinite(load.load_bps) & np.isfinite(load.capacity_bps)
+        capacity = np.where(known, load.capacity_bps, 1.0)
+        used = np.where(known, load.load_bps, 0.0)
+        rest = np.where(known, used - brought_bps, self.offset_bps)
+        urgent = used > self._start * capacity
+        calm_s = np.where(rest > self.offset_bps, OFFSET_RISING_S, OFFSET_S)
+        gain = -np.expm1(-passed_s / np.where(urgent, OFFSET_URGENT_S, calm_s))
         moved = self.offset_bps + gain * (rest - self.offset_bps)
         self.offset_bps = np.clip(moved, OFFSET_MIN * capacity, OFFSET_MAX * capacity)
 
@@ -303,12 +327,12 @@ class LoadLoop:
         return np.clip(wanted, 0.0, SHED_MAX)
 
     def _shed(self, raised: F64, held: F64, now_ms: int) -> None:
-        """Rise half way at once; fall slowly, and only after a rest."""
+        """Rise most of the way at once; fall slowly, and only after a rest."""
         up = raised > self.shed + SHED_BAND
         rested = now_ms - self._raised_ms >= DWELL_S * SECOND_MS
         down = ~up & rested & ((held < self.shed - SHED_BAND) | (held == 0))
         step = SHED_GAIN * np.where(up, raised - self.shed, 0.0)
-        fall = np.maximum(SHED_GAIN / 2 * (held - self.shed), -RELEASE_STEP_MAX)
+        fall = np.maximum(RELEASE_GAIN * (held - self.shed), -RELEASE_STEP_MAX)
         shed = self.shed + step + np.where(down, fall, 0.0)
         shed[(shed < SHED_BAND) & ~up] = 0.0
         self._raised_ms[up] = now_ms
@@ -328,6 +352,7 @@ class LoadLoop:
 
         A POP that is fuller than that by no more than the dead band keeps what it has: demand
         and offset are noisy, and evicting a prefix to take it back a minute later helps nobody.
+        A fuller one evicts no more than it must to be back in the middle of the band.
         One that sheds does not: the table relieves it, or it would shed for ever.
 
         Args:
@@ -336,9 +361,24 @@ class LoadLoop:
         """
         finite = np.isfinite(capacity_bps)
         whole = np.where(finite, capacity_bps, 0.0)
-        left = np.maximum(self._target * whole - self.offset_bps, CAPACITY_LEFT_MIN * whole)
-        held = (placed_bps > left) & (placed_bps <= left + FILL_BAND * whole) & (self.shed == 0)
-        return np.where(finite, np.where(held, placed_bps, left), np.inf)
+        left = self._target * whole - self.offset_bps
+        if self._last_ms:
+            left = np.minimum(left, self._left_ahead(whole))
+        left = np.maximum(left, CAPACITY_LEFT_MIN * whole)
+        band = FILL_BAND * whole
+        edge = left + band
+        # One that is far too full is relieved at once, and so is one that sheds.
+        calm = (placed_bps > left) & (placed_bps <= edge + band) & (self.shed == 0)
+        held = np.where(placed_bps <= edge, placed_bps, left + EVICT_TO * band)
+        return np.where(finite, np.where(calm, held, left), np.inf)
+
+    def _left_ahead(self, whole: F64) -> F64:
+        """[p], what the table may add to what caches still hold when it shows, without a shed."""
+        kernel = self._flight.kernel
+        held_bps = self._flight.load_bps(self._last_ms, kernel.horizon_s)
+        held_share = float(kernel.kept(np.array(kernel.horizon_s)))
+        room: F64 = self._start * whole - self.offset_bps - held_bps
+        return room / (1 - held_share)
 
 
 def _spare_share(excess: F64, spare: F64) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.flight import InFlight, Kernel, Reported
 from aggregator.merge import event_end_ms, rows_of_all
 from aggregator.partials import DemandPartial
 from aggregator.prefixes import UNKNOWN, Prefixes, Rows
@@ -51,6 +52,7 @@ class Demand:
         self._further_bits = [np.zeros(0) for _ in expected[1:]]
         """By further set, of the bits above."""
         self._pop_bits = np.zeros(len(pops))
+        self._answers = Reported(len(pops), Kernel(ttl_s))
         self._queries = 0.0
         self._as_of_ms = 0
         self._since_ms = 0
@@ -95,6 +97,8 @@ class Demand:
         flying = np.exp(-late_ms / self._flight_ms) * bits
         told = subject >= 0
         self._pop_bits += np.bincount(subject[told] % pops, flying[told], pops)
+        end_ms = self._as_of_ms - late_ms[told]
+        self._answers.add(end_ms, subject[told] % pops, bits[told])
 
     def _advance(self, end_ms: int, start_ms: int) -> None:
         if not self._since_ms:
@@ -113,8 +117,14 @@ class Demand:
         covered_s = (self._as_of_ms - self._since_ms) / SECOND_MS
         return float(mean_life_s * -np.expm1(-covered_s / mean_life_s))
 
+    def in_flight(self, rows: int, load_bps: F64) -> InFlight:
+        """What answers had brought when they were last fully reported, calibrated to the load."""
+        at_ms = self._answers.known_ms
+        brought = self._answers.load_bps(at_ms)
+        return InFlight(at_ms, _middle_ratio(load_bps, brought) * brought, self.trust(rows))
+
     def reported_bps(self) -> F64:
-        """[pops], the load in flight that answers bring to each POP, in reported units."""
+        """[pops], the load that answers give to each POP now, in reported units."""
         seconds = self._seconds(self._flight_ms / SECOND_MS)
         return self._pop_bits / seconds if seconds else self._pop_bits.copy()
 
@@ -123,14 +133,7 @@ class Demand:
 
         `load_bps` is [pops], NaN where nothing was measured. 1 where nothing can be compared.
         """
-        reported = self.reported_bps()
-        both = np.flatnonzero((reported > 0) & (load_bps > 0))
-        if not len(both):
-            return 1.0
-        ratio, weight = load_bps[both] / reported[both], reported[both]
-        order = np.argsort(ratio, kind="stable")
-        half = int(np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2))
-        return float(np.clip(ratio[order[half]], SCALE_MIN, SCALE_MAX))
+        return _middle_ratio(load_bps, self.reported_bps())
 
     def trust(self, rows: int) -> float:
         """Weight of the reports against the prior, 0 to 1; all where nothing is expected."""
@@ -170,6 +173,16 @@ class Demand:
         more = max(whole / max(int((bits > 0).sum()), 1), 1.0)
         share = (own + more * usual[:, None]) / (own.sum(axis=0) + more)
         return list(share * demand_bps)
+
+
+def _middle_ratio(load_bps: F64, reported_bps: F64) -> float:
+    both = np.flatnonzero((reported_bps > 0) & (load_bps > 0))
+    if not len(both):
+        return 1.0
+    ratio, weight = load_bps[both] / reported_bps[both], reported_bps[both]
+    order = np.argsort(ratio, kind="stable")
+    half = int(np.searchsorted(np.cumsum(weight[order]), weight.sum() / 2))
+    return float(np.clip(ratio[order[half]], SCALE_MIN, SCALE_MAX))
 
 
 def _longer(column: F64, rows: int) -> F64:

@@ -199,10 +199,8 @@ class Planner:
         return replace(self._view[1], demand_bps=self._placed_bps())
 
     def _load_step(self, load: Load, now: int) -> None:
-        demand = self.known.demand
         planned = self._placed_bps()
-        reported = demand.reported_bps() * demand.scale(load.load_bps)
-        trust = demand.trust(len(self.known.prefixes))
+        answered = self.known.demand.in_flight(len(self.known.prefixes), load.load_bps)
         before = self.loop.shed.copy()
         if self.publisher.in_force is None:
             # Before our first table all load was brought by somebody else's answers, which ours
@@ -210,8 +208,7 @@ class Planner:
             planned = load.load_bps
         elif self.egress.known.any():
             self._observe_links(load, planned)
-        explained = self.loop.in_flight_bps(load.load_bps, reported, planned, trust)
-        self.loop.step(load, explained, planned, now)
+        self.loop.step(load, answered, planned, now)
         for p in np.flatnonzero((before > 0) != (self.loop.shed > 0)).tolist():
             logger().info("shed", pop=self.fleet.pops[p], share=round(float(self.loop.shed[p]), 3))
 

@@ -141,10 +141,8 @@ class Production:
         if self._said is not None:
             demand = self.demand.bps(len(self.prefixes), load.load_bps)
             planned = load_bps(self._said, demand, len(planned))
-        reported = self.demand.reported_bps() * self.demand.scale(load.load_bps)
-        trust = self.demand.trust(len(self.prefixes))
-        explained = self.loop.in_flight_bps(load.load_bps, reported, planned, trust)
-        self.loop.step(load, explained, planned, now)
+        answered = self.demand.in_flight(len(self.prefixes), load.load_bps)
+        self.loop.step(load, answered, planned, now)
 
     def table(self, t: int) -> Rows | None:
         """The latency loop: plan and judge when the arbiter says so."""
