@@ -352,8 +352,8 @@ class LoadLoop:
 
         A POP that is fuller than that by no more than the dead band keeps what it has: demand
         and offset are noisy, and evicting a prefix to take it back a minute later helps nobody.
-        A fuller one evicts no more than it must to be back in the middle of the band.
-        One that sheds does not: the table relieves it, or it would shed for ever.
+        A fuller one evicts no more than it must to be back in the middle of the band. One that is
+        fuller by two bands, or sheds, is relieved of all: it would shed for ever.
 
         Args:
             capacity_bps: [p], as measured.
@@ -367,7 +367,6 @@ class LoadLoop:
         left = np.maximum(left, CAPACITY_LEFT_MIN * whole)
         band = FILL_BAND * whole
         edge = left + band
-        # One that is far too full is relieved at once, and so is one that sheds.
         calm = (placed_bps > left) & (placed_bps <= edge + band) & (self.shed == 0)
         held = np.where(placed_bps <= edge, placed_bps, left + EVICT_TO * band)
         return np.where(finite, np.where(calm, held, left), np.inf)

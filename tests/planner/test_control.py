@@ -167,11 +167,12 @@ def test_unlimited_pops_are_planned_without_limit() -> None:
 def test_a_pop_a_little_too_full_keeps_what_it_has() -> None:
     loop = LoadLoop(FLEET, 0.82)
 
-    placed = np.array([81.0, 86.0, 95.0])
-    room = loop.plan_capacity_bps(FLEET.capacity_bps, placed)
+    room = loop.plan_capacity_bps(FLEET.capacity_bps, np.array([81.0, 86.0, 90.0]))
+    crowded = loop.plan_capacity_bps(FLEET.capacity_bps, np.array([81.0, 86.0, 95.0]))
 
-    # The third gets rid of no more than brings it into the middle of the band.
+    # The third gets rid of no more than brings it into the middle of the band, or of all.
     assert room == pytest.approx([82.0, 86.0, 85.0])
+    assert crowded == pytest.approx([82.0, 86.0, 82.0])
 
 
 def tell(signals: Signals, second: int, **up: float) -> None:
