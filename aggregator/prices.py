@@ -81,7 +81,7 @@ SHIFT = 2.0
 """Times what is too much at a resource, prices are sought for so much less room there."""
 LOST_MIN = 2e-3
 """A gap from which on the old prices are no good start."""
-GAP_MAX = 1e-3
+GAP_MAX = 1.25e-3
 """Of the bound, how much more a solution may cost that is good enough."""
 
 
