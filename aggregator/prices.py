@@ -81,7 +81,7 @@ SHIFT = 2.0
 """Times what is too much at a resource, prices are sought for so much less room there."""
 LOST_MIN = 2e-3
 """A gap from which on the old prices are no good start."""
-GAP_MAX = 1.25e-3
+GAP_MAX, WARM_GAP_MAX = 1e-3, 1.25e-3
 """Of the bound, how much more a solution may cost that is good enough."""
 
 
@@ -105,7 +105,8 @@ def clear(market: Market, crew: Crew, warm_us: F64 | None = None) -> Cleared:
     first = _rounded(market, *seek(market, crew, warm_us), crew)
     if warm_us is not None and not short and first.gap > LOST_MIN:
         first = _better(first, _rounded(market, *seek(market, crew), crew))
-    return (first if short else _finer(market, first, crew)).cleared
+    gap_max = GAP_MAX if warm_us is None else WARM_GAP_MAX
+    return (first if short else _finer(market, first, gap_max, crew)).cleared
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +129,13 @@ def _better(one: _Solution, other: _Solution) -> _Solution:
     return replace(best, cleared=replace(best.cleared, bound=bound))
 
 
-def _finer(market: Market, best: _Solution, crew: Crew) -> _Solution:
+def _finer(market: Market, best: _Solution, gap_max: float, crew: Crew) -> _Solution:
     """Solved on at lower temperatures, as long as the certificate is not good enough."""
     cut = _cut(market)
     for stage in FINER:
         load = best.cleared.load
         over = np.where(market.limited, load - market.capacity * FULL, 0.0)
-        if best.gap <= GAP_MAX and not (over > 0).any():
+        if best.gap <= gap_max and not (over > 0).any():
             break
         # What rounding cannot empty asks for a higher price.
         cut = replace(cut, capacity=np.maximum(cut.capacity - SHIFT * np.maximum(over, 0.0), 0.0))
