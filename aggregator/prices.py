@@ -77,6 +77,8 @@ FINER = (
     Stage(40.0, 2_000.0, 5e-4, rounds_max=2, steps_max=20),
 )
 """What follows, one by one, while the certificate does not say that it is good enough."""
+GAIN_MIN = 2e-4
+"""Of the expense: a finer stage that saves less is the last one."""
 SHIFT = 2.0
 """Times what is too much at a resource, prices are sought for so much less room there."""
 LOST_MIN = 2e-3
@@ -140,7 +142,11 @@ def _finer(market: Market, best: _Solution, gap_max: float, crew: Crew) -> _Solu
         # What rounding cannot empty asks for a higher price.
         cut = replace(cut, capacity=np.maximum(cut.capacity - SHIFT * np.maximum(over, 0.0), 0.0))
         found = _rounds(cut, best.cleared.price_us, stage, load, crew)
-        best = _better(best, _rounded(market, *found, crew))
+        again = _rounded(market, *found, crew)
+        gained = best.spent - again.spent
+        best = _better(best, again)
+        if gained < GAIN_MIN * best.spent:
+            break
     return best
 
 
