@@ -392,7 +392,7 @@ class Arbiter:
 
     def __init__(self, latency_period_s: float, load_period_s: float) -> None:
         self._period_ms = latency_period_s * SECOND_MS
-        self._shed_patience_ms = 2 * load_period_s * SECOND_MS
+        self._shed_patience_ms = load_period_s * SECOND_MS
         self._last_ms = 0
         self._last_shed_ms = 0
         self._usable: bytes = b""
