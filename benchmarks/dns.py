@@ -6,7 +6,6 @@ the machine disturbs least, and the one that is judged. Then tables of a million
 packet in user space, start, swap under load, memory.
 """
 
-import json
 import os
 import statistics
 import tempfile
@@ -37,7 +36,7 @@ from benchmarks.dns_peers import (
 )
 from benchmarks.dns_signed import rate_kept
 from benchmarks.dns_world import World, queries, table, world
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, report
 from benchmarks.loop import memory_mb
 from popsteer.table import encode
 
@@ -67,18 +66,8 @@ def run(json_path: Path | None = None, part: Literal["speed", "fuzz"] = "speed")
         kept = rate_kept(world(SUBNETS), Path(folder) / "signed")
         figures = [*_ratios(shots), Figure("rate with DO", kept, 0.7, "x", at_least=True)]
         figures += _many(Path(folder) / "many", console)
-    _print(console, shots, missing, figures)
-    if json_path is not None:
-        record = {
-            "figures": [_record(f) for f in figures],
-            "shots": [asdict(shot) for shot in shots],
-            "missing": missing,
-        }
-        json_path.write_text(json.dumps(record, indent=1))
-    bad = [f.name for f in figures if not f.good]
-    key = ", ".join(f"{f.name} {f.value:.3g} {f.unit}".rstrip() for f in figures)
-    console.print(f"{'missed: ' + ', '.join(bad) + '; ' if bad else ''}{key}")
-    return 1 if bad else 0
+    _show(console, shots, missing)
+    return report(console, figures, json_path, shots=[asdict(s) for s in shots], missing=missing)
 
 
 def _compare(folder: Path, console: Console) -> tuple[list[Shot], list[str]]:
@@ -211,15 +200,7 @@ def _watch(
     return taken_s or 30.0, gap_s
 
 
-def _record(figure: Figure) -> dict[str, object]:
-    """For JSON, which has no infinity."""
-    bound = figure.bound if figure.bound_text else None
-    return asdict(figure) | {"bound": bound, "good": figure.good}
-
-
-def _print(
-    console: Console, shots: Sequence[Shot], missing: Sequence[str], figures: Sequence[Figure]
-) -> None:
+def _show(console: Console, shots: Sequence[Shot], missing: Sequence[str]) -> None:
     page = Page("server", "answers/s (median)", "best", "CPU us/query", "wrong", "stalls")
     for name in dict.fromkeys(shot.peer for shot in shots):
         mine = [shot for shot in shots if shot.peer == name]
@@ -238,9 +219,3 @@ def _print(
     )
     if missing:
         console.print(f"not installed or not started, so not compared: {', '.join(missing)}")
-    judged = Page("figure", "value", "bound", "")
-    for figure in figures:
-        mark = "" if not figure.bound_text else "ok" if figure.good else "MISSED"
-        value = f"{figure.value:.3g} {figure.unit}"
-        judged.add_row(figure.name, value, figure.bound_text, mark)
-    console.print(judged)

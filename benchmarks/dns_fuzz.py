@@ -8,7 +8,6 @@ a full queue.
 """
 
 import contextlib
-import json
 import random
 import socket
 import struct
@@ -17,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import dns.edns
@@ -28,7 +27,7 @@ import dns.tsig
 from rich.console import Console
 
 from benchmarks.dns_peers import await_compiled, free_port, resident_mb, running
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, report
 
 PACKETS = 1_000_000
 BATCH = 128
@@ -250,16 +249,9 @@ class _Client:
 
 def run(json_path: Path | None = None, packets: int = PACKETS, seed: int = 1) -> int:
     """Send, count, print, write JSON; the exit code is 1 when a bound is missed."""
-    console = Console()
     with tempfile.TemporaryDirectory(prefix="popsteer-fuzz-") as folder:
         figures = _measure(Path(folder), packets, random.Random(seed))
-    for figure in figures:
-        mark = "ok" if figure.good else "MISSED"
-        console.print(f"{figure.name:32} {figure.value:>12,.6g} {figure.unit} {mark}")
-    if json_path is not None:
-        record = {"seed": seed, "figures": [asdict(f) | {"good": f.good} for f in figures]}
-        json_path.write_text(json.dumps(record, indent=1))
-    return 0 if all(figure.good for figure in figures) else 1
+    return report(Console(), figures, json_path, seed=seed)
 
 
 def _measure(folder: Path, packets: int, rng: random.Random) -> list[Figure]:

@@ -1,6 +1,12 @@
-"""One measured figure and the bound that it must keep."""
+"""Measured figures and the bounds that they must keep; how every benchmark tells them."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +32,40 @@ class Figure:
         if self.bound == (0 if self.at_least else float("inf")):
             return ""
         return f"{'>=' if self.at_least else '<='} {self.bound:,g} {self.unit}"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """For JSON, which has no infinity."""
+        return asdict(self) | {"bound": self.bound if self.bound_text else None, "good": self.good}
+
+
+def report(
+    screen: Console, figures: Sequence[Figure], json_path: Path | None, **more: object
+) -> int:
+    """Print figures and bounds, write them to a file; what is missed and the figures come last.
+
+    Args:
+        screen: Where to print.
+        figures: What was measured.
+        json_path: File for the figures and `more`.
+        **more: What else goes into the file, by name.
+
+    Returns:
+        The exit code: 1 when a bound is missed.
+    """
+    table = Table("figure", "measured", "bound", "")
+    for one in figures:
+        word = ("ok" if one.good else "MISSED") if one.bound_text else ""
+        table.add_row(one.name, f"{one.value:,.4g} {one.unit}", one.bound_text, word)
+    screen.print(table)
+    if json_path is not None:
+        facts = {"figures": [one.facts for one in figures], **more}
+        json_path.write_text(json.dumps(facts, indent=1) + "\n")
+    missed = [one.name for one in figures if not one.good]
+    if missed:
+        screen.out(f"misses: {'; '.join(missed)}", highlight=False)
+    # One line for scripts, however narrow the terminal is.
+    screen.out(
+        json.dumps({one.name: float(f"{one.value:.4g}") for one in figures}), highlight=False
+    )
+    return 1 if missed else 0

@@ -4,7 +4,6 @@ Everything is measured from outside on a running `popsteer up`: DNS answers over
 through the lab, memory from /proc. Bounds stand beside each figure; a missed one is exit code 1.
 """
 
-import json
 import random
 import statistics
 import subprocess
@@ -17,11 +16,10 @@ from typing import Literal
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import cycle, stream
 from benchmarks.faults import matrix
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, report
 from benchmarks.loop import Asker, Loop, descendants, memory_mb, wait_until
 from popsteer.lab import Changes, RttChange
 from popsteer.names import Prefix
@@ -90,8 +88,7 @@ def run(
             figures += stream.figures(Path(folder), samples_per_s, seconds, seed)
     if part in {"all", "loop"}:
         figures += _loop(screen, world)
-    _show(screen, figures, json_path)
-    return 0 if all(figure.good for figure in figures) else 1
+    return report(screen, figures, json_path)
 
 
 def _loop(screen: Console, world: Path | None) -> list[Figure]:
@@ -218,15 +215,3 @@ def _memory(loop: Loop) -> list[Figure]:
         Figure(f"memory of all {len(pids)} processes (PSS)", pss, 1_500, "MB"),
         Figure("the same, shared pages counted in each (RSS)", rss, float("inf"), "MB"),
     ]
-
-
-def _show(screen: Console, figures: Sequence[Figure], json_path: Path | None) -> None:
-    table = Table("figure", "measured", "bound", "")
-    for figure in figures:
-        word = "ok" if figure.good else "MISSED"
-        table.add_row(figure.name, f"{figure.value:.2f} {figure.unit}", figure.bound_text, word)
-    screen.print(table)
-    facts = {figure.name: round(figure.value, 3) for figure in figures}
-    if json_path is not None:
-        json_path.write_text(json.dumps(facts, indent=1) + "\n")
-    screen.out(json.dumps(facts), highlight=False)

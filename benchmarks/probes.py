@@ -18,9 +18,8 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, report
 from popsteer.batch import ROWS_MAX_OF, Batcher
 from popsteer.lanes import Sequences
 from popsteer.names import SourceId
@@ -51,8 +50,7 @@ def run(json_path: Path | None = None, seconds: float = 3.0, seed: int = SEED) -
     with tempfile.TemporaryDirectory(prefix="popsteer-bench-") as folder:
         figures = uvloop.run(_producer(Path(folder), columns, seconds))
     figures += [_baseline(columns), *uvloop.run(_probing())]
-    _show(figures, json_path)
-    return 0 if all(figure.good for figure in figures) else 1
+    return report(Console(), figures, json_path)
 
 
 def _samples(rng: np.random.Generator) -> list[NDArray[np.generic]]:
@@ -151,18 +149,3 @@ async def _answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         await asyncio.sleep(DELAY_S)
         writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
     writer.close()
-
-
-def _show(figures: Sequence[Figure], json_path: Path | None) -> None:
-    table = Table("figure", "measured", "bound", "")
-    for one in figures:
-        table.add_row(
-            one.name, f"{one.value:,.1f} {one.unit}", one.bound_text, "" if one.good else "missed"
-        )
-    screen = Console()
-    screen.print(table)
-    if json_path is not None:
-        rows = [{"name": f.name, "value": f.value, "unit": f.unit, "good": f.good} for f in figures]
-        json_path.write_text(json.dumps(rows, indent=2) + "\n")
-    key = "; ".join(f"{f.name} {f.value:,.0f} {f.unit}".strip() for f in figures)
-    screen.print(key, soft_wrap=True)

@@ -6,7 +6,6 @@ is the one that the prices prove. Times are the best of a few runs; what was com
 told, not timed.
 """
 
-import json
 import multiprocessing
 import resource
 import time
@@ -22,7 +21,7 @@ from rich.table import Table
 
 from aggregator.market import Crew, Ints, Market, crew
 from aggregator.prices import Cleared, clear
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, report
 from benchmarks.solver_peers import Peer, flow, has_flow, highs
 from benchmarks.solver_world import Shape, changed, make_market
 
@@ -116,10 +115,11 @@ def run(
         if count:
             peers.append(replace(_apart(peer, replace(shape, rows=count)), rows=count))
             figures.append(_beside(peers[-1], shape, solved))
-    _show(screen, solved, peers, figures)
+    _show(screen, solved, peers)
     if plots_dir is not None:
         screen.print(f"wrote {_draw(solved, peers, plots_dir)}")
-    return _finish(screen, json_path, solved, peers, figures)
+    more = {"solved": [asdict(s) for s in solved], "peers": [asdict(p) for p in peers]}
+    return report(screen, figures, json_path, **more)
 
 
 def _beside(peer: Peer, shape: Shape, solved: list[Solved]) -> Figure:
@@ -216,7 +216,7 @@ def _flow(shape: Shape) -> Peer:
     return flow(make_market(shape), shape.pops)
 
 
-def _show(screen: Console, solved: list[Solved], peers: list[Peer], figures: list[Figure]) -> None:
+def _show(screen: Console, solved: list[Solved], peers: list[Peer]) -> None:
     table = Table("solver", "rows", "wall s", "cpu s", "mean ms", "gap", "overload", "moved")
     for one in solved:
         table.add_row(
@@ -234,35 +234,6 @@ def _show(screen: Console, solved: list[Solved], peers: list[Peer], figures: lis
         wall, cpu = f"{peer.wall_s:.2f}", f"{peer.cpu_s:.2f}"
         table.add_row(peer.name, f"{peer.rows:,}", wall, cpu, mean, "", "", "")
     screen.print(table)
-    judged = Table("figure", "measured", "bound", "")
-    for figure in figures:
-        word = ("ok" if figure.good else "MISSED") if figure.bound_text else ""
-        judged.add_row(figure.name, f"{figure.value:.4g} {figure.unit}", figure.bound_text, word)
-    screen.print(judged)
-
-
-def _finish(
-    screen: Console,
-    json_path: Path | None,
-    solved: list[Solved],
-    peers: list[Peer],
-    figures: list[Figure],
-) -> int:
-    if json_path is not None:
-        facts = {
-            "figures": [
-                {"name": f.name, "value": f.value, "unit": f.unit, "good": f.good} for f in figures
-            ],
-            "solved": [asdict(one) for one in solved],
-            "peers": [asdict(peer) for peer in peers],
-        }
-        json_path.write_text(json.dumps(facts, indent=1) + "\n")
-    missed = [figure.name for figure in figures if not figure.good]
-    if missed:
-        screen.out(f"misses: {'; '.join(missed)}", highlight=False)
-    key = {figure.name: float(f"{figure.value:.4g}") for figure in figures}
-    screen.out(json.dumps(key), highlight=False)
-    return 1 if missed else 0
 
 
 def _draw(solved: list[Solved], peers: list[Peer], folder: Path) -> str:
