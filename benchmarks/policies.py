@@ -78,6 +78,8 @@ LEGEND = (
     f"more than {MISROUTED_MS:g} ms slower.\n"
     f"far: users more than {MISROUTED_MS:g} ms slower than that mean, at any price; far best: the "
     "same of the optimum itself, which splits groups.\n"
+    "oracle: the optimum of the minute, published at once; what it misses is what caches make of "
+    "it, and no policy avoids.\n"
     "Where demand does not fit into the POPs near it, they are built larger than the headroom says."
 )
 

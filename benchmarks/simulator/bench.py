@@ -11,9 +11,9 @@ from aggregator.policy import POLICIES
 from benchmarks.figure import Figure
 from benchmarks.simulator.baselines import BASELINES
 from benchmarks.simulator.options import Options
-from benchmarks.simulator.reference import furnished
+from benchmarks.simulator.oracle import ORACLE, Oracle
+from benchmarks.simulator.reference import Reference, furnished
 from benchmarks.simulator.score import Best, Score, Trace, score
-from benchmarks.simulator.setting import Setting
 from benchmarks.simulator.simulation import Simulation
 from benchmarks.simulator.steering import Production, Steering
 
@@ -61,11 +61,13 @@ class Work:
     world: Path | None
 
 
-def steering_of(setting: Setting, policy: str) -> Steering:
-    """A baseline by its name, or the production planner with one of its policies."""
+def steering_of(reference: Reference, policy: str) -> Steering:
+    """The oracle, a baseline by its name, or the production planner with one of its policies."""
+    if policy == ORACLE:
+        return Oracle(reference)
     if policy in BASELINES:
-        return BASELINES[policy](setting)
-    return Production(setting, policy)
+        return BASELINES[policy](reference.setting)
+    return Production(reference.setting, policy)
 
 
 def run_policies(work: Work) -> list[Run]:
@@ -77,7 +79,7 @@ def run_policies(work: Work) -> list[Run]:
     best = Best(reference.moved_per_min(*counts), reference.far(*counts))
     runs = []
     for policy in work.policies:
-        steering = steering_of(reference.setting, policy)
+        steering = steering_of(reference, policy)
         trace = Simulation(reference.setting, steering, reference).run()
         figures = score(trace, line, best, (RECOVERY_FLASH_S, RECOVERY_FAIL_S))
         refused = tuple(steering.refused) if isinstance(steering, Production) else ()
@@ -104,8 +106,8 @@ def run_all(works: Sequence[Work], processes: int) -> Iterator[tuple[Work, list[
 
 
 def all_policies() -> list[str]:
-    """Baselines first, then what production offers."""
-    return [*BASELINES, *POLICIES]
+    """What no policy can beat, baselines, then what production offers."""
+    return [ORACLE, *BASELINES, *POLICIES]
 
 
 def delayed(cell: Cell, factor: int) -> Cell:
