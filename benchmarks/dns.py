@@ -55,22 +55,32 @@ class Shot:
     """Of the server, per right answer."""
 
 
-def run(json_path: Path | None = None, part: Literal["speed", "fuzz"] = "speed") -> int:
-    """Measure, print, write JSON; the exit code is 1 when a bound is missed."""
+def run(
+    json_path: Path | None = None,
+    part: Literal["speed", "fuzz"] = "speed",
+    sockets: int = SOCKETS,
+) -> int:
+    """Measure, print, write JSON; the exit code is 1 when a bound is missed.
+
+    Args:
+        json_path: File for the figures.
+        part: `speed` beside peers, or `fuzz`: a million mutated packets.
+        sockets: From how many ports the servers are asked; answers to one port can leave together.
+    """
     if part == "fuzz":
         return dns_fuzz.run(json_path)
     console = Console()
     os.sched_setaffinity(0, {GENERATOR_CORE} & os.sched_getaffinity(0) or os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="popsteer-dns-") as folder:
-        shots, missing = _compare(Path(folder), console)
+        shots, missing = _compare(Path(folder), console, sockets)
         kept = rate_kept(world(SUBNETS), Path(folder) / "signed")
         figures = [*_ratios(shots), Figure("rate with DO", kept, 0.7, "x", at_least=True)]
         figures += _many(Path(folder) / "many", console)
-    _show(console, shots, missing)
+    _show(console, shots, missing, sockets)
     return report(console, figures, json_path, shots=[asdict(s) for s in shots], missing=missing)
 
 
-def _compare(folder: Path, console: Console) -> tuple[list[Shot], list[str]]:
+def _compare(folder: Path, console: Console, sockets: int) -> tuple[list[Shot], list[str]]:
     """Rounds over all servers that are installed, in turn."""
     of = world(SUBNETS)
     asked = queries(of)
@@ -81,23 +91,23 @@ def _compare(folder: Path, console: Console) -> tuple[list[Shot], list[str]]:
         for peer in present:
             place = folder / f"{peer.program.replace('/', '_')}-{round_number}"
             try:
-                shots.append(_shoot(peer, of, asked, place))
+                shots.append(_shoot(peer, of, asked, place, sockets))
             except RuntimeError as error:
                 console.print(f"{peer.name} did not start: {error}")
                 missing.append(peer.name)
     return shots, sorted(set(missing))
 
 
-def _shoot(peer: Peer, of: World, asked: Queries, folder: Path) -> Shot:
+def _shoot(peer: Peer, of: World, asked: Queries, folder: Path, sockets: int) -> Shot:
     port = free_port()
     command = peer.write(of, folder, port)
     expected = asked if peer.steers else _unjudged(asked)
     with running(command, port, folder) as (pid, _):
         if peer.name == "popsteer":
             await_compiled(folder / "log")
-        drive(("127.0.0.1", port), expected, RUN_S / 4, WINDOW)
+        drive(("127.0.0.1", port), expected, RUN_S / 4, WINDOW, sockets)
         before_ns = cpu_ns(pid)
-        run = drive(("127.0.0.1", port), expected, RUN_S, WINDOW)
+        run = drive(("127.0.0.1", port), expected, RUN_S, WINDOW, sockets)
         spent_ns = cpu_ns(pid) - before_ns
     return Shot(peer.name, run, spent_ns / 1_000 / max(run.good, 1))
 
@@ -200,7 +210,7 @@ def _watch(
     return taken_s or 30.0, gap_s
 
 
-def _show(console: Console, shots: Sequence[Shot], missing: Sequence[str]) -> None:
+def _show(console: Console, shots: Sequence[Shot], missing: Sequence[str], sockets: int) -> None:
     page = Page("server", "answers/s (median)", "best", "CPU us/query", "wrong", "stalls")
     for name in dict.fromkeys(shot.peer for shot in shots):
         mine = [shot for shot in shots if shot.peer == name]
@@ -214,7 +224,7 @@ def _show(console: Console, shots: Sequence[Shot], missing: Sequence[str]) -> No
         )
     console.print(page)
     console.print(
-        f"core {SERVER_CORE} serves, core {GENERATOR_CORE} asks from {SOCKETS} sockets, "
+        f"core {SERVER_CORE} serves, core {GENERATOR_CORE} asks from {sockets} sockets, "
         f"{WINDOW} queries outstanding, {SUBNETS:,} subnets"
     )
     if missing:
