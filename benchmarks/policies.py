@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -124,7 +125,7 @@ def run(
         options = _quick(options)
     options = replace(options, timeline=_failing_at(options.timeline, fail_s))
     middle = with_ttl(Cell("", options), options.headroom, options.ttl_s)
-    runs = _runs(screen, _works(middle, quick, world))
+    runs = _runs(screen, Work(middle, (DEFAULT,), world), _works(middle, quick, world))
     bounds = _bounds(runs, middle)
     _show(screen, runs, bounds)
     if plots_dir is not None:
@@ -143,31 +144,33 @@ def run(
 
 def _works(middle: Cell, quick: bool, world: Path | None) -> list[Work]:
     """Long ones first, so that the processes end together."""
-    works = _dealt(middle, world)
+    works = _dealt(middle, world, [one for one in all_policies() if one != DEFAULT])
     works.append(Work(delayed(middle, DELAY_FACTOR), (DEFAULT,), world))
     if not quick:
-        works += [work for cell in _grid(middle) for work in _dealt(cell, world)]
+        works += [work for cell in _grid(middle) for work in _dealt(cell, world, all_policies())]
     return works
 
 
-def _dealt(cell: Cell, world: Path | None) -> list[Work]:
-    policies = all_policies()
+def _dealt(cell: Cell, world: Path | None, policies: Sequence[str]) -> list[Work]:
     return [Work(cell, tuple(policies[part::PARTS]), world) for part in range(PARTS)]
 
 
-def _runs(screen: Console, works: Sequence[Work]) -> list[Run]:
-    """All runs in the order of cells and policies, whoever is done first."""
+def _runs(screen: Console, timed: Work, works: Sequence[Work]) -> list[Run]:
+    """All runs in the order of cells and policies, whoever is done first.
+
+    `timed` runs first and alone: two processes on the threads of one core slow each other down.
+    """
     begun_s, done = time.monotonic(), 0
     found: list[Run] = []
-    total = sum(len(work.policies) for work in works)
+    total = sum(len(work.policies) for work in (timed, *works))
     screen.print(f"{total} runs in {PROCESSES} processes …")
-    for work, runs in run_all(works, PROCESSES):
+    for work, runs in chain(run_all([timed], 1), run_all(works, PROCESSES)):
         found += runs
         done += len(runs)
         passed_s = time.monotonic() - begun_s
         names = ", ".join(work.policies)
         screen.print(f"{passed_s:5.0f} s  {done:3}/{total}  {work.cell.name}: {names}")
-    cells = list(dict.fromkeys(work.cell for work in works))
+    cells = list(dict.fromkeys(work.cell for work in (timed, *works)))
     order = all_policies()
     return sorted(found, key=lambda one: (cells.index(one.cell), order.index(one.policy)))
 
