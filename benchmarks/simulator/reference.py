@@ -127,14 +127,24 @@ class Reference:
     def dearer_ms(self, t_s: float, rtt: F64) -> F64:
         """[n, p], how much dearer each POP is than the cheapest, prices of capacity included.
 
-        A dead POP is never dear: who clings to it counts as overload.
+        Only what the optimum could choose is a choice: the POPs that probe the prefix, and links
+        as its whole group uses them. By anything else the optimum itself would look misrouted. A
+        dead POP is never dear: who clings to it counts as overload.
         """
-        minute, setting = self.at(t_s), self.setting
-        alive = setting.alive(t_s)
-        p = len(alive)
-        worth = rtt + minute.price_ms[:p] + minute.price_ms[p:][setting.link]
-        dearer = worth - worth[:, alive].min(axis=1, keepdims=True)
-        return np.where(alive, dearer, 0.0)
+        alive, pop = self.setting.alive(t_s), self._pop[self.group]
+        worth = rtt + self._price_ms(self.at(t_s))[self.group]
+        choice = np.where(alive[pop], np.take_along_axis(worth, pop, 1), np.inf)
+        cheapest = choice.min(axis=1, keepdims=True)
+        return np.where(alive & np.isfinite(cheapest), worth - cheapest, 0.0)
+
+    def _price_ms(self, minute: Minute) -> F64:
+        """[g, p], of POPs and of what a group uses of their links: half of each where unknown."""
+        p = len(self.setting.capacity_bps)
+        link_ms = minute.price_ms[p:].reshape(p, LINKS)
+        price = np.tile(minute.price_ms[:p] + link_ms.mean(axis=1), (len(self._pop), 1))
+        own = minute.price_ms[self._pop] + (self._link_part * link_ms[self._pop]).sum(axis=2)
+        np.put_along_axis(price, self._pop, own, 1)
+        return price
 
     def by_rtt(self, t_s: float, rtt: F64) -> Ranked:
         """Each group's POPs in the order of their RTT, and what the optimum gives them.
