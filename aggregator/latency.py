@@ -325,6 +325,7 @@ class LatencyLoop:
 
     def _refuse(self, table: Table, verdict: Verdict, estimates: Estimates) -> None:
         self.refused = f"{verdict.rule}: {verdict.reason}"
+        self.refusals += 1
         logger().error("table refused", rule=verdict.rule, reason=verdict.reason)
         self.reference.relent(estimates, len(self._fleet.pops))
         self._publisher.refuse(table, verdict.rule, verdict.reason)

@@ -400,3 +400,4 @@ def test_refused_tables_are_kept_with_the_reason(scene: Scene) -> None:
     assert any(key.endswith(".arrow") for key in refused)
     reason = msgspec.json.decode(scene.store.objects[min(k for k in refused if "json" in k)])
     assert reason["rule"] == "poisoned"
+    assert scene.planner.latency.refusals == sum(key.endswith(".json") for key in refused)
