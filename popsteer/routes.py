@@ -6,7 +6,6 @@ neither covers has no known link. Whoever knows the POP's routing table writes t
 per POP, written whole); the planner reads it again whenever it changes.
 """
 
-import csv
 import difflib
 import io
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from popsteer import csv_file
 from popsteer.errors import ConfigError
 from popsteer.intervals import Ranges, flatten
 from popsteer.names import IPV6_BIT, Net, Plen, Prefix, prefix_arrays
@@ -67,26 +67,22 @@ def decode(body: bytes, pop: str, links: Sequence[str]) -> Routes:
     Raises:
         ConfigError: names the object, the line, the value and what was expected.
     """
-    line = 1
     prefixes: list[Prefix] = []
     link: list[int] = []
     networks: dict[int, int] = {}
-    try:
-        reader = csv.reader(io.StringIO(body.decode()))
-        if tuple(next(reader, ())) != HEADER:
-            raise ConfigError(f"expected the header {','.join(HEADER)}")
-        for row in reader:
-            line = reader.line_num
-            to, number = _row(row, pop, links)
-            if to.startswith("AS"):
-                networks[_network(to)] = number
-                continue
-            prefixes.append(Prefix.parse(to))
-            link.append(number)
-            if len(link) > ROWS_MAX:
-                raise ConfigError(f"more than {ROWS_MAX} prefixes")
-    except (ConfigError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{key(pop)}:{line}: {error}") from None
+
+    def take(row: list[str]) -> None:
+        to, number = row[0], _link(row[1], pop, links)
+        if to.startswith("AS"):
+            networks[_network(to)] = number
+            return
+        prefixes.append(Prefix.parse(to))
+        link.append(number)
+        if len(link) > ROWS_MAX:
+            raise ConfigError(f"more than {ROWS_MAX} prefixes")
+
+    lines = io.TextIOWrapper(io.BytesIO(body), "utf-8", newline="")
+    csv_file.rows_of(lines, key(pop), HEADER, take)
     net, plen = prefix_arrays(prefixes)
     known = np.array(sorted(networks), np.int64)
     return Routes(
@@ -98,15 +94,13 @@ def decode(body: bytes, pop: str, links: Sequence[str]) -> Routes:
     )
 
 
-def _row(row: list[str], pop: str, links: Sequence[str]) -> tuple[str, int]:
-    if len(row) != len(HEADER):
-        raise ConfigError(f"expected {','.join(HEADER)}, found {','.join(row)!r}")
-    to, link = row
+def _link(link: str, pop: str, links: Sequence[str]) -> int:
+    """Its number."""
     if link not in links:
         near = difflib.get_close_matches(link, links, 1, 0.0)
         hint = f"did you mean {near[0]}?" if near else "it has none"
         raise ConfigError(f"link {link!r} is no [[pop.link]] of {pop}; {hint}")
-    return to, links.index(link)
+    return links.index(link)
 
 
 def _network(text: str) -> int:
