@@ -40,6 +40,11 @@ class Vital:
     """Labels that become dimensions, capitalised; over the others counters add up, and of gauges
     the highest counts."""
 
+    @property
+    def rises(self) -> bool:
+        """Whether it is a counter."""
+        return self.sample.endswith("_total")
+
 
 def _aggregator(sample: str, name: str, unit: str = "Count") -> Vital:
     return Vital(f"popsteer_aggregator_{sample}", name, unit, ("stream",))
@@ -78,7 +83,7 @@ def read(metrics: Iterable[Metric]) -> dict[Key, float]:
         if vital is None:
             continue
         key = vital, tuple(sample.labels[label] for label in vital.labels)
-        if vital.sample.endswith("_total"):
+        if vital.rises:
             values[key] = values.get(key, 0.0) + sample.value
         else:
             values[key] = max(values.get(key, 0.0), sample.value)
@@ -91,14 +96,13 @@ def datums(values: Mapping[Key, float], before: Mapping[Key, float]) -> list[dic
         {
             "MetricName": vital.name,
             "Dimensions": [
-                {"Name": label.capitalize(), "Value": value}
-                for label, value in zip(vital.labels, labels, strict=True)
+                {"Name": name.capitalize(), "Value": label}
+                for name, label in zip(vital.labels, labels, strict=True)
             ],
-            "Value": value - (before.get(key, 0.0) if vital.sample.endswith("_total") else 0.0),
+            "Value": value - before.get((vital, labels), 0.0) if vital.rises else value,
             "Unit": vital.unit,
         }
-        for key, value in values.items()
-        for vital, labels in [key]
+        for (vital, labels), value in values.items()
     ]
 
 
