@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.compare import Answers
-from aggregator.control import Fleet, Load
+from aggregator.control import STALE_S, Fleet, Load
 from aggregator.prefixes import Prefixes
 from aggregator.signals import Signals
 from popsteer import routes as routes_format
 from popsteer.clock import SECOND_MS
 from popsteer.errors import ConfigError
-from popsteer.names import link_subject
 from popsteer.routes import NO_LINK, Routes
 from popsteer.samples import Signal
 from popsteer.store import ObjectStore
@@ -30,8 +29,6 @@ RATIO_GAIN = 0.2
 RATIO_MIN, RATIO_MAX = 0.5, 3.0
 EXPECTED_MIN = 0.02
 """Of a POP's load: with less expected by a link, its ratio says nothing."""
-STALE_S = 20.0
-"""Loads older than this are unknown."""
 
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -55,17 +52,9 @@ class Egress:
         self._fleet = fleet
         self._etags: dict[str, str] = {}
         self._routes: list[Routes | None] = [None] * len(fleet.pops)
-        counts = [len(links) for links in fleet.links]
-        self._first = np.cumsum([0, *counts])
-        self._pop = np.repeat(np.arange(len(counts)), counts)
-        """[links]"""
-        self._capacity_bps = np.array([b for own in fleet.links for b in own.values()], np.float64)
-        self._subjects = tuple(
-            link_subject(pop, link)
-            for pop, own in zip(fleet.pops, fleet.links, strict=True)
-            for link in own
-        )
-        self._ratio = np.ones(len(self._subjects))
+        self._first = np.searchsorted(fleet.link_pop, np.arange(len(fleet.pops)))
+        """[p], each POP's first link."""
+        self._ratio = np.ones(len(fleet.link_bps))
         self._version = 0
         """Of the routes."""
         self._cells: tuple[tuple[int, int, int], list[_Cells]] | None = None
@@ -131,7 +120,7 @@ class Egress:
         known_by = len(prefixes), id(said[0]), self._version
         if self._cells is None or self._cells[0] != known_by:
             self._cells = known_by, [self._sent(prefixes, networks, one) for one in said]
-        total = np.zeros(len(self._subjects))
+        total = np.zeros(len(self._ratio))
         for cells, demand in zip(self._cells[1], demand_bps, strict=True):
             total += np.bincount(cells.link, demand[cells.row] * cells.share, len(total))
         return total
@@ -151,9 +140,10 @@ class Egress:
             planned_bps: [p], what the table in force should bring.
             expected_bps: [links], of it.
         """
-        readings = signals.of(self._subjects, Signal.TX_BPS)
+        readings = signals.of(self._fleet.link_subjects, Signal.TX_BPS)
         fresh = readings.last_ms >= signals.newest_ms - STALE_S * SECOND_MS
-        planned, load = planned_bps[self._pop], load_bps[self._pop]
+        link_pop = self._fleet.link_pop
+        planned, load = planned_bps[link_pop], load_bps[link_pop]
         share = np.divide(expected_bps, planned, out=np.zeros(len(planned)), where=planned > 0)
         told = fresh & (share >= EXPECTED_MIN) & (load > 0)
         seen = readings.value[told] / (load[told] * share[told])
@@ -162,7 +152,7 @@ class Egress:
 
     def room_bps(self, target: float) -> F64:
         """[links], the demand that each may be planned with."""
-        return target * self._capacity_bps / self._ratio
+        return target * self._fleet.link_bps / self._ratio
 
     def capacity_bps(self, load: Load) -> F64:
         """[p]; links bound a POP as a whole only while it is not known who uses them."""
