@@ -15,7 +15,7 @@ from scipy import sparse
 
 from aggregator.compare import Answers, answers, load_bps, present_shares
 from aggregator.cycle import fallen_over
-from aggregator.services import ServiceSet
+from aggregator.services import ServiceSet, stacked
 from aggregator.solve import NOWHERE, Problem
 from aggregator.together import solved
 from popsteer.evidence import Evidence
@@ -122,7 +122,6 @@ def situation(
         np.concatenate([part[i] for part in parts]) for i in range(6)
     )
     said = [answers(own, part[0], part[1], pops) for own, part in zip(tables, parts, strict=True)]
-    ranks = max(one.pop.shape[1] for one in said)
     return Situation(
         pops=pops,
         net=net,
@@ -131,10 +130,7 @@ def situation(
         pop=pop,
         rtt_us=rtt,
         spread_us=spread,
-        said=Answers(
-            np.concatenate([_wide(one.pop, ranks, NOWHERE) for one in said]),
-            np.concatenate([_wide(one.share, ranks, 0) for one in said]),
-        ),
+        said=stacked(said),
         usable=usable,
         capacity_bps=capacity_bps,
         fill=fill,
@@ -143,11 +139,6 @@ def situation(
         ends=tuple(np.cumsum([len(part[0]) for part in parts]).tolist()),
         generation=tables[0].meta.generation,
     )
-
-
-def _wide(columns: NDArray[Any], width: int, empty: float) -> NDArray[Any]:
-    missing = width - columns.shape[1]
-    return np.pad(columns, ((0, 0), (0, missing)), constant_values=empty)
 
 
 def _candidates(evidence: Evidence, width: int) -> tuple[NDArray[Any], ...]:
