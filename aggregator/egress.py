@@ -57,8 +57,8 @@ class Egress:
         self._ratio = np.ones(len(fleet.link_bps))
         self._version = 0
         """Of the routes."""
-        self._cells: tuple[tuple[int, int, int], list[_Cells]] | None = None
-        """What was worked out for answers; the number of prefixes, answers and routes beside it."""
+        self._cells: tuple[Answers, tuple[int, int], list[_Cells]] | None = None
+        """For whose answers, how many prefixes and which routes, and what was worked out."""
 
     @property
     def known(self) -> Bools:
@@ -117,11 +117,12 @@ class Egress:
         demand_bps: Sequence[F64],
     ) -> F64:
         """[links], what answers send through each link, of the demand whose link is known."""
-        known_by = len(prefixes), id(said[0]), self._version
-        if self._cells is None or self._cells[0] != known_by:
-            self._cells = known_by, [self._sent(prefixes, networks, one) for one in said]
+        known_by, old = (len(prefixes), self._version), self._cells
+        if old is None or old[0] is not said[0] or old[1] != known_by:
+            sent = [self._sent(prefixes, networks, one) for one in said]
+            self._cells = old = said[0], known_by, sent
         total = np.zeros(len(self._ratio))
-        for cells, demand in zip(self._cells[1], demand_bps, strict=True):
+        for cells, demand in zip(old[2], demand_bps, strict=True):
             total += np.bincount(cells.link, demand[cells.row] * cells.share, len(total))
         return total
 

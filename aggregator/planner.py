@@ -91,7 +91,8 @@ class Planner:
         self._load: Load | None = None
         self._answers: tuple[Table | None, list[Answers]] = None, []
         """Of the table beside them, by set."""
-        self._view: tuple[tuple[int, int, int], report.PathView] | None = None
+        self._view: tuple[list[Answers], tuple[int, int], report.PathView] | None = None
+        """For which answers, what was learnt and when, and the view."""
 
     @property
     def refused(self) -> str:
@@ -188,15 +189,15 @@ class Planner:
     def _paths(self, load: Load, now: int) -> report.PathView:
         """The RTTs change with what is learnt and with the table; the demand at any time."""
         said = self._said()
-        known_by = self.known.learnt, id(said), now // PATHS_MS_MAX
-        if self._view is None or self._view[0] != known_by:
+        known_by, old = (self.known.learnt, now // PATHS_MS_MAX), self._view
+        if old is None or old[0] is not said or old[1] != known_by:
             demand = self.known.demand_by_set(load.load_bps)
             estimates, half_life_s = self.known.estimates(now), self._plan.estimate_half_life_s
             whole = np.asarray(np.sum(demand, axis=0))
             blend = blended(said, demand)
             paths = report.paths_of(blend, estimates, whole, self.fleet, half_life_s)
-            self._view = known_by, paths
-        return replace(self._view[1], demand_bps=self._placed_bps())
+            self._view = old = said, known_by, paths
+        return replace(old[2], demand_bps=self._placed_bps())
 
     def _load_step(self, load: Load, now: int) -> None:
         planned = self._placed_bps()

@@ -61,17 +61,17 @@ class Survival:
         """[lost, p], change of every load."""
         self._added_us = np.full(pops, np.nan)
         self._seen_ms = np.zeros(pops, np.int64)
-        self._known_by: tuple[int, bytes] | None = None
+        self._known_by: tuple[Answers, bytes] | None = None
         self._held: list[_Held] = []
 
     def step(
         self, placed: Sequence[Placed], net: Net, plen: Plen, usable: Bools, now_ms: int
     ) -> None:
         """Look at some POPs again; `net` and `plen` are of all prefixes."""
-        known_by = id(placed[0].said), usable.tobytes()
-        if known_by != self._known_by:
+        said, usable_by, old = placed[0].said, usable.tobytes(), self._known_by
+        if old is None or old[0] is not said or old[1] != usable_by:
             self._held = [_Held.of(one.said, usable) for one in placed]
-            self._known_by = known_by
+            self._known_by = said, usable_by
         done = 0
         for lost in np.argsort(self._seen_ms, kind="stable").tolist():
             rows = [one.rows(lost) for one in self._held]
