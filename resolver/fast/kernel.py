@@ -2,17 +2,21 @@
 
 Compiled code caches on disk, so only the very first start on a machine compiles. numba notices
 when the file of a cached function changes but not when a function that it calls does; the cache
-folder is therefore named after a digest of all sources of this package.
+folder is therefore named after a digest of all sources of this package. numba also takes nothing
+that was compiled for another folder, processor or release of itself, so these are part of the name:
+code in the folder is code that this process can load.
 """
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 from numba import njit
+from numba.core.registry import cpu_target
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -39,9 +43,10 @@ _CONSTANTS = (
 
 
 def _digest() -> str:
-    folder = Path(__file__).parent
+    folder = Path(__file__).resolve().parent
     own = sorted(path for path in folder.glob("*.py") if path.name not in _RIM)
-    sha = hashlib.sha256()
+    processor = cpu_target.target_context.codegen().magic_tuple()
+    sha = hashlib.sha256(repr((folder, numba.__version__, sys.version, processor)).encode())
     for source in (*own, *(folder.parents[1] / name for name in _CONSTANTS)):
         sha.update(source.read_bytes())
     return sha.hexdigest()[:16]
