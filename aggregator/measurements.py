@@ -61,6 +61,8 @@ class Measurements:
         self._targets = np.zeros(0, np.int64)
         self._estimates: tuple[int, Estimates] | None = None
         """The last ones given and of when; None when something was learnt since."""
+        self._demand_by_set: tuple[NDArray[np.float64], list[NDArray[np.float64]]] | None = None
+        """The last one given and for which load; None when something was learnt since."""
 
     def expect(self, targets: Targets) -> None:
         """Take the targets as the prefixes to wait for, and their weights as demand."""
@@ -68,6 +70,7 @@ class Measurements:
         known = rows >= 0
         self._targets = rows[known]
         self.demand.expect(rows[known], targets.weight_bps[known])
+        self._demand_by_set = None
 
     def read_signals(self) -> int:
         """Learn from new signals; gives how many partials there were."""
@@ -98,6 +101,7 @@ class Measurements:
         self.heard.observe(rtt)
         self.estimator.forget(now_ms)
         self.learnt += len(rtt) + len(demand)
+        self._demand_by_set = None
         return len(rtt) + len(demand)
 
     def _note(self, partials: list[Partial]) -> None:
@@ -118,5 +122,12 @@ class Measurements:
         return self.demand.bps(len(self.prefixes), load_bps)
 
     def demand_by_set(self, load_bps: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """[prefixes] for each set of answers; together `demand_bps`."""
-        return self.demand.by_set(self.demand_bps(load_bps))
+        """[prefixes] for each set of answers; together `demand_bps`.
+
+        Asked again for the very same measurement, it gives the very same answer.
+        """
+        known = self._demand_by_set
+        if known is None or known[0] is not load_bps:
+            known = load_bps, self.demand.by_set(self.demand_bps(load_bps))
+            self._demand_by_set = known
+        return known[1]
