@@ -25,10 +25,7 @@ from resolver.route import Fleet
 from resolver.wire import Key, lower, octets
 from resolver.zone import (
     AAAA,
-    CDNSKEY,
-    CDS,
     DNAME,
-    DNSKEY,
     DS,
     HTTPS,
     MADE_BY_SIGNING,
@@ -46,7 +43,6 @@ from resolver.zone import (
 )
 
 FORMAT = 1
-APEX_TYPES = (DNSKEY, CDS, CDNSKEY)
 _NSEC3, _NSEC3PARAM = 50, 51
 MARGIN_SHARE = 0.25
 """Of the lifetime: with less left it is time to sign again."""

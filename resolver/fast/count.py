@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from popsteer.names import IPV6_BIT
 from resolver.demand import COARSE_LENGTHS, ENTRIES_MAX, LENGTHS
 from resolver.fast.kernel import inlined
-from resolver.fast.words import U64, Words
+from resolver.fast.words import MIX, U64, Words
 
 SLOTS = 4 * ENTRIES_MAX
 """At most half full: fine and coarse entries together are 2 * ENTRIES_MAX."""
-_MIX = 0x9E3779B97F4A7C15
 _ENTRY_BYTES = 32
 _USED, _DROPPED = 0, 1
 _NONE = np.zeros(0, np.int64)
@@ -51,7 +50,7 @@ def _cut(net: U64, length: U64) -> U64:
 @inlined
 def _slot(counts: Counts, net: U64, tag: U64) -> U64:
     """Where the entry is, or the empty slot where it belongs."""
-    mixed = (net ^ (tag * uint64(_MIX))) * uint64(_MIX)
+    mixed = (net ^ (tag * uint64(MIX))) * uint64(MIX)
     last = uint64(counts.entry.shape[0] - 1)
     slot = (mixed ^ (mixed >> uint64(32))) & last
     while counts.entry[slot, _TAG]:

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 
 from dnslib.label import DNSLabel
 
-from resolver.answer import NO_LIMIT, write_rrset
+from resolver.answer import IN, NO_LIMIT, write_rrset
 from resolver.resolve import Sections
 from resolver.wire import AA, HEADER_BYTES, Labels, WireBuffer
 from resolver.zone import RRset
 
-IN = 1
 QUESTION_POINTER = 0xC000 | HEADER_BYTES
 
 

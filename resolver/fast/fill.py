@@ -27,10 +27,9 @@ from resolver.fast.index import (
     index_of,
 )
 from resolver.fast.kernel import inlined, kernel
-from resolver.fast.words import U64, Flag, Words
+from resolver.fast.words import MIX, U64, Flag, Words
 
 _IPV4_SHIFT = np.uint64(32)
-_MIX = 0x9E3779B97F4A7C15
 _ROWS_AT_ONCE = 1 << 16
 
 
@@ -124,7 +123,7 @@ def _rows_of_set(table: Table) -> tuple[Words, Entries]:
 def _mixed(row: Words) -> U64:
     mixed = uint64(0)
     for i in range(4):
-        mixed = (mixed ^ row[uint64(i)]) * uint64(_MIX)
+        mixed = (mixed ^ row[uint64(i)]) * uint64(MIX)
         mixed ^= mixed >> uint64(29)
     return mixed
 

@@ -9,8 +9,7 @@ from numba import uint64
 from resolver.fast.book import CHILD_COUNT, CHILD_START, LABEL_LENGTH, LABEL_START, Book
 from resolver.fast.kernel import inlined, kernel
 from resolver.fast.words import U64, Bytes, Flag
-
-_HEADER = 12
+from resolver.wire import HEADER_BYTES
 
 
 @inlined
@@ -38,8 +37,8 @@ def gap_of(book: Book, rx: Bytes, node: U64, cut: U64) -> U64:
         node: The closest encloser.
         cut: Octets of the query name before the node's name.
     """
-    at = uint64(_HEADER)
-    while at + uint64(rx[at]) + uint64(1) < uint64(_HEADER) + cut:
+    at = uint64(HEADER_BYTES)
+    while at + uint64(rx[at]) + uint64(1) < uint64(HEADER_BYTES) + cut:
         at += uint64(rx[at]) + uint64(1)
     first = uint64(book.node[node, CHILD_START])
     low, high = uint64(0), uint64(book.node[node, CHILD_COUNT])

@@ -11,7 +11,6 @@ from numba import types
 from numba.core.types import ExternalFunction
 
 MSG_DONTWAIT = 0x40
-MSG_TRUNC = 0x20
 MSG_WAITFORONE = 0x10000
 CLOCK_REALTIME = 0
 CLOCK_MONOTONIC = 1

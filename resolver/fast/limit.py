@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from popsteer.names import Prefix
 from resolver.fast.kernel import inlined
-from resolver.fast.words import U64
+from resolver.fast.words import MIX, U64
 
 PASS, SLIP, HOLD = 0, 1, 2
 BUCKETS = 1 << 16
 BURST_S = 2.0
 """A bucket holds the responses of so many seconds."""
-_MIX = 0x9E3779B97F4A7C15
 _RATE, _BURST = 0, 1
 
 
@@ -52,7 +51,7 @@ def limit(limits: Limits, net: U64, ipv6: U64, response_class: U64, now_s: float
         return PASS
     network = (net >> uint64(8)) if ipv6 else (net >> uint64(40))
     key = (network << uint64(4)) | (response_class << uint64(1)) | ipv6
-    mixed = key * uint64(_MIX)
+    mixed = key * uint64(MIX)
     bucket = (mixed >> uint64(40)) & uint64(BUCKETS - 1)
     filled = limits.tokens[bucket] + float32(now_s - limits.filled_s[bucket]) * rate
     limits.filled_s[bucket] = now_s

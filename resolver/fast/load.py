@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from popsteer.names import demand_subject
 from popsteer.table import CANDIDATES_MAX, Further, Table, TableMeta
+from resolver.answer import IN
 from resolver.fast.batch import EDNS_COOKIE, EDNS_DO, EDNS_ECS, EDNS_NSID, EDNS_PRESENT
 from resolver.fast.client import cookie_keys
-from resolver.fast.draft import IN, QUESTION_POINTER
+from resolver.fast.draft import QUESTION_POINTER
 from resolver.fast.fill import build
 from resolver.fast.index import Index
 from resolver.fast.limit import Limits

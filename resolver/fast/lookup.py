@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from numba import uint32, uint64
+from numba import uint64
 
 from resolver.fast.index import CHUNK, NO_ROW, TOP_BITS_V6, Index
 from resolver.fast.kernel import inlined, kernel
@@ -79,10 +79,3 @@ def find(index: Index, net: U64, ipv6: bool) -> U64:
     if ipv6:
         return entry_v6(index, net)
     return entry_v4_rest(index, net, entry_v4_first(index, net))
-
-
-@kernel
-def find_all(index: Any, net: Any, ipv6: Any, out: Any) -> Any:
-    """Many lookups into `out`: for tests and benchmarks."""
-    for i in range(net.shape[0]):
-        out[i] = uint32(find(index, net[i], ipv6))

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from resolver.fast.batch import NAME_BYTES, Batch
 from resolver.fast.kernel import inlined, kernel
-from resolver.fast.words import U64, Flag, Words
+from resolver.fast.words import MIX, U64, Flag, Words
 
 OUTSIDE = 0
-_MIX = 0x9E3779B97F4A7C15
 NODE_BITS = 32
 
 
@@ -41,7 +40,7 @@ def name_hash(words: Words, start: U64, length: U64) -> U64:
     """Of a name that is padded with zeros to whole words."""
     mixed = uint64(length)
     for i in range((length + uint64(7)) >> uint64(3)):
-        mixed = (mixed ^ words[start + uint64(i)]) * uint64(_MIX)
+        mixed = (mixed ^ words[start + uint64(i)]) * uint64(MIX)
         mixed ^= mixed >> uint64(32)
     return mixed
 

@@ -29,11 +29,11 @@ from resolver.fast.batch import (
 )
 from resolver.fast.kernel import inlined
 from resolver.fast.words import U64, Bytes, Flag, Words, put_word_le, u16_at, word_le_at
+from resolver.wire import HEADER_BYTES
 
 READ = 2
 """The query was read; the next stage decides."""
 
-_HEADER = 12
 _NAME_MAX = 255
 _LABEL_MAX = 63
 _ALL_BITS = 0xFFFF_FFFF_FFFF_FFFF
@@ -42,9 +42,9 @@ _FROM_A = 0x3F3F_3F3F_3F3F_3F3F
 """128 - 65 in each octet."""
 _ABOVE_Z = 0x2525_2525_2525_2525
 """128 - 91 in each octet."""
-_QR = 0x80
+QR = 0x80
 _OPCODE = 0x78
-_OPT_FIXED = 11
+OPT_FIXED = 11
 """Octets of an OPT record before its options: root, type, class, TTL, RDLENGTH."""
 _OPT, _META_FIRST, _ANY = 41, 128, 255
 _IN = 1
@@ -91,7 +91,7 @@ def _lower(name: Bytes, to: U64, rx: Bytes, at: U64, size: U64) -> Flag:
 @inlined
 def _read_name(batch: Batch, rx: Bytes, length: U64, query: Words) -> U64:
     """Copy the name in lower case to `batch.name`; the offset behind it, or 0 if unusual."""
-    at = uint64(_HEADER)
+    at = uint64(HEADER_BYTES)
     labels = uint64(0)
     upper = uint64(0)
     name = batch.name
@@ -99,19 +99,19 @@ def _read_name(batch: Batch, rx: Bytes, length: U64, query: Words) -> U64:
         if at >= length:
             return uint64(0)
         size = uint64(rx[at])
-        name[at - uint64(_HEADER)] = size
+        name[at - uint64(HEADER_BYTES)] = size
         at += uint64(1)
         if size == uint64(0):
             break
-        if size > uint64(_LABEL_MAX) or at + size - uint64(_HEADER) >= uint64(_NAME_MAX):
+        if size > uint64(_LABEL_MAX) or at + size - uint64(HEADER_BYTES) >= uint64(_NAME_MAX):
             return uint64(0)
         if at + size > length:
             return uint64(0)
-        if _lower(name, at - uint64(_HEADER), rx, at, size):
+        if _lower(name, at - uint64(HEADER_BYTES), rx, at, size):
             upper = labels + uint64(1)
         at += size
         labels += uint64(1)
-    put_word_le(name, at - uint64(_HEADER), uint64(0))
+    put_word_le(name, at - uint64(HEADER_BYTES), uint64(0))
     query[LABELS] = labels
     query[LOWER_LABELS] = labels - upper
     return at
@@ -164,7 +164,7 @@ def _read_option(rx: Bytes, at: U64, size: U64, code: U64, query: Words) -> Flag
 @inlined
 def _read_opt(rx: Bytes, at: U64, length: U64, query: Words) -> Flag:
     """The OPT record at `at`; False if it is not one, or an unusual one."""
-    if at + uint64(_OPT_FIXED) > length or rx[at] != 0:
+    if at + uint64(OPT_FIXED) > length or rx[at] != 0:
         return False
     if u16_at(rx, at + uint64(1)) != uint64(_OPT) or rx[at + uint64(6)] != 0:
         return False  # RFC 6891 §6.1.3: other versions get BADVERS from the slow path
@@ -172,10 +172,10 @@ def _read_opt(rx: Bytes, at: U64, length: U64, query: Words) -> Flag:
     query[EDNS] = uint64(EDNS_PRESENT)
     if rx[at + uint64(7)] & 0x80:
         query[EDNS] |= uint64(EDNS_DO)
-    end = at + uint64(_OPT_FIXED) + u16_at(rx, at + uint64(9))
+    end = at + uint64(OPT_FIXED) + u16_at(rx, at + uint64(9))
     if end > length:
         return False
-    at += uint64(_OPT_FIXED)
+    at += uint64(OPT_FIXED)
     while at < end:
         if at + uint64(4) > end:
             return False
@@ -200,7 +200,7 @@ def read_query(batch: Batch, i: U64) -> U64:
     rx = batch.rx[i]
     query = batch.query[i]
     length = query[LENGTH]
-    if length < uint64(_HEADER) or rx[2] & _QR:
+    if length < uint64(HEADER_BYTES) or rx[2] & QR:
         return DROP
     if not _is_plain(rx):
         return SLOW

@@ -56,8 +56,9 @@ from resolver.fast.book import (
 )
 from resolver.fast.draft import QUESTION_POINTER
 from resolver.fast.kernel import inlined
+from resolver.fast.query import OPT_FIXED, QR
 from resolver.fast.words import U64, Bytes, Words, copy_octets, put_u16, put_word_le, u16_at
-from resolver.wire import CD, RD, Rcode
+from resolver.wire import CD, HEADER_BYTES, RD, Rcode
 
 TOO_LONG = 0
 """Length of a response that only the slow path can cut."""
@@ -65,15 +66,12 @@ TOO_LONG = 0
 PAST = 0xFFFF_FFFF
 """No place to cut."""
 
-_QR = 0x80
 _TC = 0x0200
-_OPT_FIXED = 11
 _OPTION_HEAD = 4
 _NSID, _EDE, _EDE_NOT_AUTHORITATIVE = 3, 15, 20
 _ECS_FIXED = 4
 _COOKIE_BYTES = cookies.CLIENT_BYTES + cookies.SERVER_BYTES
 _RCODE = 0xF
-_HEADER = 12
 _REFUSED = int(Rcode.REFUSED)
 _RD_HIGH, _CD = RD >> 8, CD
 
@@ -105,7 +103,7 @@ def opt_length(query: Words, refused: bool, nsid: Bytes) -> U64:
     edns = query[EDNS]
     if not edns & uint64(EDNS_PRESENT):
         return uint64(0)
-    length = uint64(_OPT_FIXED)
+    length = uint64(OPT_FIXED)
     if edns & uint64(EDNS_NSID):
         length += uint64(_OPTION_HEAD) + uint64(nsid.shape[0])
     if edns & uint64(EDNS_COOKIE):
@@ -127,8 +125,8 @@ def _put_opt(batch: Batch, i: U64, at: U64, length: U64, nsid: Bytes, refused: b
     put_u16(tx, at + uint64(3), uint64(TX_BYTES))
     put_u16(tx, at + uint64(5), uint64(0))
     put_u16(tx, at + uint64(7), uint64(0x8000) if edns & uint64(EDNS_DO) else uint64(0))
-    put_u16(tx, at + uint64(9), length - uint64(_OPT_FIXED))
-    at += uint64(_OPT_FIXED)
+    put_u16(tx, at + uint64(9), length - uint64(OPT_FIXED))
+    at += uint64(OPT_FIXED)
     if edns & uint64(EDNS_NSID):
         at = _put_option(tx, at, uint64(_NSID), uint64(nsid.shape[0]))
         for k in range(uint64(nsid.shape[0])):
@@ -163,9 +161,9 @@ def _put_head(batch: Batch, i: U64, flags: U64) -> None:
     """Header up to the question count, and the question as it was asked (0x20)."""
     rx, tx = batch.rx[i], batch.tx[i]
     tx[0], tx[1] = rx[0], rx[1]
-    tx[2] = uint8(_QR) | uint8(flags >> uint64(8)) | (rx[2] & uint8(_RD_HIGH))
+    tx[2] = uint8(QR) | uint8(flags >> uint64(8)) | (rx[2] & uint8(_RD_HIGH))
     tx[3] = uint8(flags) | (rx[3] & uint8(_CD))
-    at = uint64(_HEADER)
+    at = uint64(HEADER_BYTES)
     copy_octets(tx, at, rx, at, batch.query[i, QUESTION_END] - at)
 
 

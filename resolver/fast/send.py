@@ -27,10 +27,9 @@ from resolver.fast.batch import (
     Batch,
 )
 from resolver.fast.kernel import inlined
-from resolver.fast.words import U64, Flag
+from resolver.fast.words import MIX, U64, Flag
 
 _SEND_WAIT_MS = 5
-_MIX = 0x9E3779B97F4A7C15
 _SLOT_SHIFT = 64 - 7
 """`Batch.group_at` has 128 slots."""
 _SEGMENTS_MAX = 64
@@ -89,7 +88,7 @@ def add_response(batch: Batch, i: U64) -> None:
     _forget_interface(batch, i)
     # An IPv4 client is the first word, an IPv6 one the first three.
     client = batch.address_words[i, 0] ^ batch.address_words[i, 1] ^ batch.address_words[i, 2]
-    mixed = (client * uint64(_MIX)) ^ (batch.query[i, REPLY_LENGTH] * uint64(_MIX))
+    mixed = (client * uint64(MIX)) ^ (batch.query[i, REPLY_LENGTH] * uint64(MIX))
     slot = mixed >> uint64(_SLOT_SHIFT)
     group = _group_of(batch, i, slot)
     if group == batch.made[GROUPS]:

@@ -78,6 +78,7 @@ from resolver.fast.reply import TOO_LONG, Addresses, write_reply, write_truncate
 from resolver.fast.send import add_response, lay_out, send
 from resolver.fast.steer import Standing, choose
 from resolver.fast.words import U64, Bytes, Flag, Words
+from resolver.wire import HEADER_BYTES
 
 SLOW_SLOTS = 1024
 """Queries that wait for the slow path; more are dropped and counted."""
@@ -85,7 +86,6 @@ DRAW_MASK = (1 << 48) - 1
 _IDLE_MS = -1
 """Sleep until a packet or the wake-up event comes: an idle server does nothing at all."""
 _NODE_MASK = 0xFFFF_FFFF
-_HEADER = 12
 
 # Slots of `Loop.control`.
 STOP, FD, WAKE_FD, SLOW_FD, SLOW_HEAD, SLOW_TAIL, BATCHES, LOST = range(8)
@@ -169,7 +169,7 @@ def _entry_of(book: Book, first: U64, qtype: U64) -> U64:
 def _find_answer(batch: Batch, i: U64, book: Book) -> U64:
     """The answer's number, or UNKNOWN; notes what the name has in front of its encloser."""
     query = batch.query[i]
-    octets = query[QUESTION_END] - uint64(_HEADER + 4)
+    octets = query[QUESTION_END] - uint64(HEADER_BYTES + 4)
     node = node_of(book.names, batch.name_words, octets)
     query[CUT] = uint64(0)
     column = uint64(EXACT_ENTRY)

@@ -16,6 +16,10 @@ U64: TypeAlias = Any
 """np.uint64 in kernels. Any to the type checker, because numba's conversions have no types."""
 Flag: TypeAlias = Any
 """A truth value in kernels, likewise."""
+MIX = 0x9E3779B97F4A7C15
+"""2^64 over the golden ratio: a product with it spreads a key over its top bits (Knuth, The Art
+of Computer Programming, vol. 3, §6.4)."""
+
 Bytes: TypeAlias = NDArray[np.uint8]
 Words: TypeAlias = NDArray[np.uint64]
 

@@ -21,7 +21,7 @@ from popsteer.table import (
 )
 from resolver.fast.fill import build as build_index
 from resolver.fast.index import NO_ROW, PLEN_AT, SHARE_AT, Index
-from resolver.fast.lookup import find, find_all
+from resolver.fast.lookup import find
 from resolver.shelf import KEPT, Shelf
 
 
@@ -134,16 +134,6 @@ def test_without_a_place_on_disk_the_index_is_in_memory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     made = Shelf(tmp_path / "file").put(table_of([ipv4_prefix(0x0A000000, 8)]))
     assert (made.folder, made.index is None) == (None, False)
-
-
-def test_many_lookups_agree_with_single_ones() -> None:
-    rng = np.random.default_rng(7)
-    table = table_of([ipv4_prefix(int(t), 24) for t in rng.integers(0, 2**32, 500)])
-    index = build_index(table)
-    net = rng.integers(0, 2**32, 1000, dtype=np.uint64) << np.uint64(32)
-    out = np.zeros(len(net), np.uint32)
-    find_all(index, net, False, out)
-    assert out.tolist() == [int(find(index, n, False)) for n in net]
 
 
 def test_a_shelved_table_keeps_all_sets_of_answers(tmp_path: Path) -> None:
