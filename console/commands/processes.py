@@ -16,6 +16,7 @@ def up(
     pops: int | None = None,
     prefixes: int | None = None,
     world: Path | None = None,
+    services: Path | None = None,
     dns: str = "127.0.0.1:5300",
     http: str = "127.0.0.1:8053",
     data: Path = DEFAULT_CONFIG.parent,
@@ -26,13 +27,14 @@ def up(
         pops: How many POPs the world has.
         prefixes: How many client prefixes.
         world: A world file (.npz) with measured RTTs, instead of a generated world.
+        services: A TOML file of [[service]] sections, instead of www.cdn.example. alone.
         dns: HOST:PORT where DNS answers.
         http: HOST:PORT of the page.
         data: Folder that keeps everything; a second start continues from it.
     """
     from console.up.run import run
 
-    return run(pops, prefixes, world, dns, http, data)
+    return run(pops, prefixes, world, services, dns, http, data)
 
 
 def aggregate(*, config: Path) -> None:

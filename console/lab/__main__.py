@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from console.lab.clients import Clients, caches_of, query
+from console.lab.clients import Clients, caches_of, parts_of, query
 from console.lab.egress import LINKS, link_of
 from console.lab.listeners import Listeners, LoadReport
 from popsteer import world as worlds
@@ -35,11 +35,12 @@ class Lab:
         self._link = link_of(self._world)
         self._link_bps = np.zeros((len(self._world.pops), len(LINKS)))
         self._factor = np.ones(len(self._world.net))
-        service = config.service[0]
+        part, prefixes = parts_of(config.service), self._world.prefixes()
+        self._queries_per_bit = float(part @ [1 / one.query_bits for one in config.service])
         self._clients = Clients(
-            caches_of(self._world, _hour_utc(), np.random.default_rng(SEED)),
-            service.ttl_s,
-            [query(service.name, prefix) for prefix in self._world.prefixes()],
+            caches_of(self._world, _hour_utc(), part, np.random.default_rng(SEED)),
+            max(one.ttl_s for one in config.service),
+            [[query(one.name, prefix) for prefix in prefixes] for one in config.service],
             {pop.ipv4[0]: self._index[pop.id] for pop in config.pop},
         )
 
@@ -54,8 +55,8 @@ class Lab:
             link.id: by_link.get(link.id, 0.0) + more_bps * link.capacity_bps / whole
             for link in own.link
         }
-        query_bits = self._config.service[0].query_bits
-        return {"load_bps": load_bps, "load_rps": load_bps / query_bits, "links": links}
+        load_rps = load_bps * self._queries_per_bit
+        return {"load_bps": load_bps, "load_rps": load_rps, "links": links}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set."""

@@ -2,11 +2,13 @@
 
 A prefix with more demand has more caches, as a large ISP's resolver farm has, so that queries
 follow demand. A cache keeps its answer for the TTL; the load of a POP is the demand of the caches
-that hold its address. Queries are real UDP packets with an ECS option, a few hundred a second.
+that hold its address. Each service has caches of its own and a part of all demand. Queries are
+real UDP packets with an ECS option, a few hundred a second.
 """
 
 import asyncio
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -14,6 +16,7 @@ import numpy as np
 from dnslib import EDNS0, QTYPE, DNSError, DNSQuestion, DNSRecord, EDNSOption
 from numpy.typing import NDArray
 
+from popsteer.config import Service
 from popsteer.names import Prefix
 from popsteer.world import World
 
@@ -34,8 +37,12 @@ class Caches:
 
     prefix: NDArray[np.int64]
     """[c], index into the world's prefixes."""
+    service: NDArray[np.int64]
+    """[c], index into the services."""
     per_prefix: NDArray[np.int64]
-    """[n], caches of each prefix."""
+    """[n], caches of each prefix, for each service."""
+    part: NDArray[np.float64]
+    """[services], of all demand."""
     due_s: NDArray[np.float64]
     """[c], when each asks next."""
     rng: np.random.Generator
@@ -70,18 +77,30 @@ class Caches:
         """
         held = self.pop != NO_ANSWER
         prefix = self.prefix[held]
-        each = (demand_bps / self.per_prefix)[prefix]
+        each = (demand_bps / self.per_prefix)[prefix] * self.part[self.service[held]]
         total = np.bincount(self.pop[held] * links + link[prefix], each, pops * links)
         return total.astype(np.float64).reshape(pops, links)
 
 
-def caches_of(world: World, hour_utc: float, rng: np.random.Generator) -> Caches:
-    """The caches that the demand of an hour calls for, none of which has asked yet."""
+def parts_of(services: Sequence[Service]) -> NDArray[np.float64]:
+    """[services], what of all demand is each one's: caches ask for all of them alike."""
+    bps = [one.query_bits / (max(one.ttl_s, RETRY_S) + GAP_S) for one in services]
+    return np.array(bps) / sum(bps)
+
+
+def caches_of(
+    world: World, hour_utc: float, part: NDArray[np.float64], rng: np.random.Generator
+) -> Caches:
+    """The caches that the demand of an hour calls for, none of which has asked yet.
+
+    `part` [services] is each service's of all demand.
+    """
     weight = world.prefix_demand_bps(hour_utc)
     wanted = CACHES_PER_PREFIX * len(weight)
     per_prefix = np.maximum(1, np.round(weight / weight.sum() * wanted)).astype(np.int64)
-    prefix = np.repeat(np.arange(len(weight)), per_prefix)
-    return Caches(prefix, per_prefix, np.zeros(len(prefix)), rng)
+    prefix = np.tile(np.repeat(np.arange(len(weight)), per_prefix), len(part))
+    service = np.repeat(np.arange(len(part)), per_prefix.sum())
+    return Caches(prefix, service, per_prefix, part, np.zeros(len(prefix)), rng)
 
 
 def query(name: str, prefix: Prefix) -> bytes:
@@ -108,8 +127,9 @@ class Clients(asyncio.DatagramProtocol):
     """Asks for every cache that is due, from one UDP socket."""
 
     def __init__(
-        self, caches: Caches, ttl_s: float, queries: list[bytes], pop_of: dict[str, int]
+        self, caches: Caches, ttl_s: float, queries: list[list[bytes]], pop_of: dict[str, int]
     ) -> None:
+        """`ttl_s` is the longest, `queries` are by service and prefix, `pop_of` by address."""
         self.caches = caches
         self._ttl_s = ttl_s
         self.asked = 0
@@ -140,7 +160,7 @@ class Clients(asyncio.DatagramProtocol):
         assert self._transport is not None
         self._next_id = (self._next_id + 1) % 65_536
         self._waiting[self._next_id] = (cache, until_s)
-        packet = self._queries[self.caches.prefix[cache]]
+        packet = self._queries[self.caches.service[cache]][self.caches.prefix[cache]]
         self._transport.sendto(self._next_id.to_bytes(2, "big") + packet[2:])
         self.asked += 1
 

@@ -18,25 +18,23 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from console.lab.clients import CACHES_PER_PREFIX
 from console.up.ports import Address, pop_address
+from console.up.services import sections
 from popsteer import locations, signing, targets, world
+from popsteer.config import Service
 from popsteer.errors import SetupError
 from popsteer.geo import LIGHT_KM_PER_RTT_MS, distance_km
 from popsteer.locations import Locations
 from popsteer.names import Prefix
 from popsteer.world import World
 
-ZONE = "cdn.example."
-SERVICE = "www.cdn.example."
-TTL_S = 20
 CONFIG = "popsteer.toml"
 
 
@@ -77,7 +75,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def prepare(folder: Path, own: World, at: Addresses, hour_utc: float) -> Path:
+def prepare(
+    folder: Path, own: World, services: Sequence[Service], at: Addresses, hour_utc: float
+) -> Path:
     """Write everything that the processes read; gives the path of the configuration.
 
     The expected demand is that of `hour_utc`.
@@ -93,7 +93,7 @@ def prepare(folder: Path, own: World, at: Addresses, hour_utc: float) -> Path:
     (folder / "zones" / "cdn.example.zone").write_text(_ZONE_TEXT)
     signer = signing.create_signer(folder / "keys" / "table.key")
     path = folder / CONFIG
-    path.write_text(_config_text(own, at, signer.public_hex))
+    path.write_text(_config_text(own, services, at, signer.public_hex))
     return path
 
 
@@ -161,9 +161,7 @@ def _first_host(prefix: Prefix) -> str:
     return f"{network}1" if prefix.is_ipv6 else f"{network.rpartition('.')[0]}.1"
 
 
-def _config_text(own: World, at: Addresses, public_key: str) -> str:
-    mean_bps = float(own.demand_bps.mean(axis=0).sum())
-    query_bits = mean_bps * TTL_S / (CACHES_PER_PREFIX * len(own.net))
+def _config_text(own: World, services: Sequence[Service], at: Addresses, public_key: str) -> str:
     parts = [
         _GENERAL.format(
             dns=json.dumps(str(at.dns)),
@@ -171,10 +169,8 @@ def _config_text(own: World, at: Addresses, public_key: str) -> str:
             endpoint=json.dumps(f"http://{at.aws}"),
             public_key=public_key,
             pop_port=at.pop_port,
-            service=SERVICE,
-            ttl_s=TTL_S,
-            query_bits=query_bits,
-        )
+        ),
+        sections(services),
     ]
     for i, pop in enumerate(own.pops):
         capacity = float(own.capacity_bps[i])
@@ -201,11 +197,6 @@ listen = {dns}
 zones = ["zones/cdn.example.zone"]
 node = "up"
 nsid = "up"
-
-[[service]]
-name = "{service}"
-ttl_s = {ttl_s}
-query_bits = {query_bits:.6g}
 
 [health]
 method = "tcp"

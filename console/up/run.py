@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from console.lab.egress import routes_of
 from console.up import folder as folders
 from console.up.ports import Address, free_address, free_pop_port
 from console.up.processes import Process, Program, stop_in_order
+from console.up.services import services_of
 from console.up.stages import Stage, reach, stages
 from popsteer import routes
 from popsteer import world as worlds
-from popsteer.config import host_port
+from popsteer.config import Service, host_port
 from popsteer.config_file import load
 from popsteer.names import Prefix
 from popsteer.store import s3_store
@@ -37,6 +39,7 @@ def run(
     pops: int | None,
     prefixes: int | None,
     world: Path | None,
+    services: Path | None,
     dns: str,
     http: str,
     data: Path,
@@ -44,13 +47,14 @@ def run(
     """Run until Ctrl-C; gives the exit code.
 
     Raises:
-        ConfigError: the world cannot be made as asked for.
+        ConfigError: the world or the services cannot be made as asked for.
         SetupError: a port is in use, the folder is held, or a process cannot run here.
     """
     started_s = time.monotonic()
     own = _world(pops, prefixes, world)
+    steered = services_of(services, own)
     with folders.locked(data.resolve()):
-        return _run_in(data.resolve(), own, dns, http, started_s)
+        return _run_in(data.resolve(), own, steered, dns, http, started_s)
 
 
 def _world(pops: int | None, prefixes: int | None, path: Path | None) -> World:
@@ -60,7 +64,14 @@ def _world(pops: int | None, prefixes: int | None, path: Path | None) -> World:
     return own if pops is None else worlds.keep_pops(own, pops)
 
 
-def _run_in(folder: Path, own: World, dns: str, http: str, started_s: float) -> int:
+def _run_in(
+    folder: Path,
+    own: World,
+    services: Sequence[Service],
+    dns: str,
+    http: str,
+    started_s: float,
+) -> int:
     (folder / READY).unlink(missing_ok=True)
     at = folders.Addresses(
         dns=free_address(*host_port(dns, "--dns"), "--dns", udp=True),
@@ -68,7 +79,7 @@ def _run_in(folder: Path, own: World, dns: str, http: str, started_s: float) -> 
         aws=free_address("127.0.0.1", 0, "aws"),
         pop_port=free_pop_port(len(own.pops)),
     )
-    config_path = folders.prepare(folder, own, at, dt.datetime.now(dt.UTC).hour)
+    config_path = folders.prepare(folder, own, services, at, dt.datetime.now(dt.UTC).hour)
     return asyncio.run(_Loop(folder, config_path, at.aws, own, started_s).run())
 
 
@@ -176,11 +187,15 @@ class _Loop:
 
     def _print_lines(self) -> None:
         host, port = self._config.dns.addresses[0]
-        name, pop = self._config.service[0].name.rstrip("."), self._config.pop[0].id
+        pop = self._config.pop[0].id
+        digs = "".join(
+            f"  dig @{host} -p {port} {one.name.rstrip('.')} +subnet={self._sample}\n"
+            for one in self._config.service
+        )
         config = f" --config {self._config_path}"
         self._screen.print(
             f"\nready after {self._elapsed_s():.1f} s; try\n"
-            f"  dig @{host} -p {port} {name} +subnet={self._sample}\n"
+            f"{digs}"
             f"  popsteer explain {self._sample}{config}\n"
             f"  popsteer lab down {pop}{config}\n"
             f"  http://{self._config.console.listen}/\n"

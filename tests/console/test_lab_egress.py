@@ -17,7 +17,7 @@ def test_the_routes_name_the_link_that_each_prefix_is_reached_by() -> None:
 
 def test_links_share_the_load_of_their_pop() -> None:
     own = world.generate(5, 400, 3)
-    caches = caches_of(own, 12.0, np.random.default_rng(1))
+    caches = caches_of(own, 12.0, np.ones(1), np.random.default_rng(1))
     for cache in range(len(caches.prefix)):
         caches.answered(cache, cache % 5, 20.0, 0.0)
     demand = own.prefix_demand_bps(12.0)
