@@ -67,8 +67,8 @@ def sets_of(config: Config) -> tuple[ServiceSet, ...]:
             f"service {ninth.name}: policy and pops make {len(alike)} sets of answers and a table "
             f"holds {SETS_MAX}; give it the same policy and pops as another service"
         )
-    whole = sum(service.query_bits for service in config.service)
-    return tuple(_set_of(config, alike[asked], whole) for asked in alike)
+    whole_bps = sum(map(_expected_bps, config.service))
+    return tuple(_set_of(config, alike[asked], whole_bps) for asked in alike)
 
 
 def _asked(config: Config, service: Service) -> object:
@@ -82,7 +82,12 @@ def _asked(config: Config, service: Service) -> object:
     )
 
 
-def _set_of(config: Config, services: Sequence[Service], whole_bits: float) -> ServiceSet:
+def _expected_bps(service: Service) -> float:
+    """Of one cache that asks whenever its answer ends; caches ask for all services alike."""
+    return service.query_bits / max(service.ttl_s, 1)
+
+
+def _set_of(config: Config, services: Sequence[Service], whole_bps: float) -> ServiceSet:
     first = services[0]
     pops = set(config.pops_of(first))
     return ServiceSet(
@@ -90,7 +95,7 @@ def _set_of(config: Config, services: Sequence[Service], whole_bits: float) -> S
         first.policy,
         np.array([pop.id in pops for pop in config.pop], bool),
         terms_of(config, first),
-        sum(service.query_bits for service in services) / whole_bits,
+        sum(map(_expected_bps, services)) / whole_bps,
     )
 
 
