@@ -22,6 +22,8 @@ URGENT_SHARDS = 1
 STREAM_MB = 64
 PARTIALS_AGE_S = 7200.0
 CLEAN_S = 60.0
+IDLE_S = 75.0
+"""The AWS SDK for Java lets go of an idle connection after 60 s: no request meets our closing."""
 CANNOT_START = 2
 BACKLOG = 128
 M_MMAP_THRESHOLD = -3
@@ -49,6 +51,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--stream-mb", metavar="MB", type=float, default=STREAM_MB)
     parser.add_argument("--partials-age-s", metavar="S", type=float, default=PARTIALS_AGE_S)
     parser.add_argument("--clean-s", metavar="S", type=float, default=CLEAN_S)
+    parser.add_argument("--idle-s", metavar="S", type=float, default=IDLE_S)
     return parser.parse_args()
 
 
@@ -124,6 +127,7 @@ def _run(
             stream_bytes_max=int(options.stream_mb * 1_000_000),
             partials_age_s_max=options.partials_age_s,
             clean_period_s=options.clean_s,
+            idle_s_max=options.idle_s,
         )
     )
     try:

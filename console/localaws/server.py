@@ -49,7 +49,10 @@ async def _serve(
         ]
         announced = tasks.create_task(_announce(provisioner, endpoint, stop))
         await serve(
-            _application(services), _config(listener), shutdown_trigger=stop.wait, mode="asgi"
+            _application(services),
+            _config(listener, services.settings.idle_s_max),
+            shutdown_trigger=stop.wait,
+            mode="asgi",
         )
         services.close()
         for chore in chores:
@@ -87,14 +90,15 @@ async def _repeat(chore: Callable[[], None], period_s: float) -> None:
         chore()
 
 
-def _config(listener: int) -> Config:
+def _config(listener: int, idle_s_max: float) -> Config:
     config = Config()
     config.bind = [f"fd://{listener}"]
     config.accesslog = None
     config.errorlog = "-"
     config.loglevel = "ERROR"
     config.graceful_timeout = STOP_S_MAX / 2
-    config.keep_alive_timeout = 3600.0
+    # Hypercorn holds a connection that its client has closed for as long as an idle one.
+    config.keep_alive_timeout = idle_s_max
     # The default, 1000, would close the one connection of the KCL every few minutes.
     config.keep_alive_max_requests = 1 << 62
     config.h2_max_concurrent_streams = 1000

@@ -36,6 +36,8 @@ class Settings:
     stream_bytes_max: int
     partials_age_s_max: float
     clean_period_s: float
+    idle_s_max: float
+    """Of a connection that nobody uses."""
 
 
 class Services:

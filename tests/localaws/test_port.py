@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -161,6 +162,23 @@ def test_sigterm_ends_it_cleanly_even_with_clients_connected(launch: "Launch") -
     with connected(server) as connection:
         ask_h2(connection, "Kinesis_20131202.ListStreams", b"{}")
         assert server.stop() == 0
+
+
+def test_what_clients_have_closed_is_let_go(launch: "Launch") -> None:
+    """Every command that anybody runs opens a connection, and nobody has endless descriptors."""
+    server = launch("--idle-s", "0.5")
+    descriptors = Path(f"/proc/{server.process.pid}/fd")
+    before = len(list(descriptors.iterdir()))
+
+    for _ in range(30):
+        with connected(server) as connection:
+            connection.sendall(b"GET /popsteer/none HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(65536)
+
+    deadline_s = time.monotonic() + 60
+    while len(list(descriptors.iterdir())) > before + 2:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
 
 
 def refusal(*options: str) -> tuple[int, str]:
