@@ -21,6 +21,7 @@ from popsteer.config import Config
 from popsteer.errors import ConfigError, StoreError
 from popsteer.heartbeat import Newest, Stage
 from popsteer.names import SourceId
+from popsteer.table import Table
 from popsteer.telemetry import OncePerKey, logger
 from resolver.aside import aside
 from resolver.cookies import CookieSecret
@@ -62,6 +63,8 @@ class Node:
         self._source = open_source(config, self._refusals)
         self._shelf = Shelf(config.data_dir / "resolver" / "tables")
         self._view, self._shelved = self._first_view()
+        self._newest = self._view
+        """From the source; its table is served once it is compiled."""
         self._geography: Shelved | None = None
         """Served until there is a table."""
         if config.table.geography:
@@ -191,32 +194,57 @@ class Node:
                 tasks.create_task(self._send(self.sink))
 
     async def _poll(self) -> None:
-        while True:
-            try:
-                view, shelved = await aside(partial(self._look, self._view, self._shelved))
-            except StoreError as error:
-                self._refusals.counts["away"] += 1
-                if self._once.first("away"):
-                    logger().warning("table source away", reason=str(error))
-            else:
-                self._take_view(view, shelved)
-            await asyncio.sleep(self._config.table.poll_s)
+        """Take states at once, for they are orders and failures; tables when they are compiled."""
+        async with asyncio.TaskGroup() as tasks:
+            indexing: asyncio.Task[None] | None = None
+            while True:
+                asked = self._newest
+                try:
+                    new = await aside(partial(self._source.poll, asked, now_ms()))
+                except StoreError as error:
+                    self._refusals.counts["away"] += 1
+                    if self._once.first("away"):
+                        logger().warning("table source away", reason=str(error))
+                else:
+                    # Meanwhile the table that was asked with may have been put on the shelf.
+                    same = new.table is asked.table
+                    self._newest = replace(new, table=self._newest.table) if same else new
+                    self._take_state()
+                    behind = self._newest.table is not self._view.table
+                    if indexing is None or (behind and indexing.done()):
+                        indexing = tasks.create_task(self._index())
+                await asyncio.sleep(self._config.table.poll_s)
 
-    def _look(self, view: View, shelved: Shelved | None) -> tuple[View, Shelved | None]:
-        """What the source has now; a new table comes with its index."""
-        new = self._source.poll(view, now_ms())
-        if new.table is None:
-            return new, None
-        if new.table is not view.table:
-            new = self._stood_in(new)
+    def _take_state(self) -> None:
+        """What is known of the POPs goes with the table that is served, however old that is."""
+        newest, served = self._newest, self._view
+        confirmed = newest if newest.table is served.table else served
+        view = View(served.table, newest.state, confirmed.confirmed_ms)
+        self._take_view(view, self._shelved)
+
+    async def _index(self) -> None:
+        """Take the newest table, once it is compiled."""
+        newest = self._newest
+        table, shelved = await aside(partial(self._look, newest.table, self._view, self._shelved))
+        if self._newest.table is newest.table:
+            self._newest = replace(self._newest, table=table)
+        self._take_view(View(table, self._view.state, newest.confirmed_ms), shelved)
+
+    def _look(
+        self, table: Table | None, served: View, shelved: Shelved | None
+    ) -> tuple[Table | None, Shelved | None]:
+        """A table with its index: the one that is served, or a new one."""
+        if table is None:
+            return None, None
+        if table is not served.table:
+            table = with_stand_ins(table, self._config)
         elif shelved is not None and shelved.index is not None:
             self._shelf.prepare()
-            return new, shelved
-        assert new.table is not None
-        shelved = self._shelf.put(new.table)
+            return table, shelved
+        shelved = self._shelf.put(table)
         if shelved.index is None and self._once.first("rows"):
             logger().error("table too large to be compiled; the slow path answers")
-        return replace(new, table=shelved.table), shelved
+        return shelved.table, shelved
 
     def _stood_in(self, view: View) -> View:
         """A table's rows get stand-ins by geography."""

@@ -96,12 +96,11 @@ class Shelf:
         if found.index is not None:
             return found
         # numba takes most of a start, and the slow path answers before it is there.
-        from resolver.fast.compile import ensure_compiled
         from resolver.fast.fill import build
 
         if len(table) >= ROWS_MAX:
             return found
-        ensure_compiled()
+        self.prepare()
         try:
             _write(table, place)
             self._sweep(place)

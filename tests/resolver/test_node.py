@@ -23,10 +23,20 @@ from popsteer.samples import DemandBatch
 from popsteer.signing import Signer
 from popsteer.state import PopState, State
 from popsteer.store import s3_store
-from popsteer.table import CANDIDATES_MAX, CURRENT_KEY, NO_POP, Pointer, TableMeta, build, encode
+from popsteer.table import (
+    CANDIDATES_MAX,
+    CURRENT_KEY,
+    NO_POP,
+    Pointer,
+    Table,
+    TableMeta,
+    build,
+    encode,
+)
 from resolver.answer import Client, Transport, answer
 from resolver.cookies import CookieSecret
 from resolver.node import Node, lane
+from resolver.shelf import Shelf, Shelved
 from resolver.snapshot import Rung
 from resolver.tables import View
 from resolver.wire import Rcode
@@ -60,7 +70,7 @@ def config(local_aws: Aws, tmp_path: Path) -> Config:
     )
 
 
-def publish(config: Config, generation: int, best: int) -> None:
+def one_row(generation: int, best: int) -> Table:
     """A table whose one row ranks one POP first and the other behind it."""
     prefix = Prefix.parse("198.51.100.0/24")
     pop = np.full((1, CANDIDATES_MAX), NO_POP, np.uint16)
@@ -69,8 +79,12 @@ def publish(config: Config, generation: int, best: int) -> None:
     share[0, 0] = 255
     net, plen = np.array([prefix.net], np.uint64), np.array([prefix.plen], np.uint8)
     meta = TableMeta(generation=generation, window_last_ms=HEARD_MS - 9_000)
-    table = build(meta, ("fra1", "nyc1"), net, plen, pop, share, np.full_like(pop, 10))
-    body = encode(table, SIGNER)
+    return build(meta, ("fra1", "nyc1"), net, plen, pop, share, np.full_like(pop, 10))
+
+
+def publish(config: Config, generation: int, best: int) -> None:
+    """Put such a table in force."""
+    body = encode(one_row(generation, best), SIGNER)
     store = s3_store(config.aws)
     key = f"tables/resolver-{generation}.arrow"
     assert store.create(key, body)
@@ -204,6 +218,62 @@ def test_a_node_stops_though_its_source_hangs(
     asyncio.run(run_and_stop())
     assert time.monotonic() - began_s < DEADLINE_S / 3
     away.let_go.set()
+
+
+class Telling:
+    """A source that says what it is given."""
+
+    def __init__(self) -> None:
+        self.view = View()
+
+    def start(self) -> View:
+        """Nothing."""
+        return View()
+
+    def poll(self, view: View, now_ms: int) -> View:
+        """What is said now."""
+        table = self.view.table or view.table
+        return View(table, self.view.state, now_ms)
+
+
+async def test_a_drain_waits_for_no_table_that_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, compiling, let_go = Telling(), threading.Event(), threading.Event()
+    monkeypatch.setattr("resolver.node.open_source", lambda *_: source)
+    put = Shelf.put
+
+    def slowly(shelf: Shelf, table: Table) -> Shelved:
+        compiling.set()
+        assert let_go.wait(DEADLINE_S)
+        return put(shelf, table)
+
+    monkeypatch.setattr(Shelf, "put", slowly)
+    config = Config(
+        pop=(Pop(id="fra1", ipv4=("192.0.2.1",)), Pop(id="nyc1", ipv4=("192.0.2.2",))),
+        service=(Service(name="www.z.example."),),
+        table=TableSource(poll_s=0.01),
+        folder=str(tmp_path),
+    )
+    worker = Worker(config, [], CookieSecret(b"x"), lane(config, 0))
+    node = Node(config, worker.update)
+    task = asyncio.create_task(node.run())
+    assert steered_to(worker) == "fra1"
+
+    now = time.time_ns() // 1_000_000
+    drained = {"fra1": PopState(drained=True), "nyc1": PopState()}
+    said = State(generation=1, created_ms=now, expires_ms=now + 60_000, pops=drained)
+    source.view = View(one_row(1, 0), None)
+    await until(compiling.is_set)
+    source.view = View(source.view.table, said)
+    await until(lambda: steered_to(worker) == "nyc1")
+    assert node.gauges()["table_generation"] == 0
+    let_go.set()
+
+    await until(lambda: node.gauges()["table_generation"] == 1)
+    assert steered_to(worker) == "nyc1"
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def geographic(tmp_path: Path, file: Path) -> Config:
