@@ -67,6 +67,8 @@ class Change:
     capacity_bps: Mapping[str, float] | None = None
     demand: Mapping[Prefix, float] | None = None
     """Factor by prefix; prefixes within it grow alike."""
+    pins: Mapping[Prefix, str] | None = None
+    """The one POP of all prefixes within."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,10 @@ def whatif(base: Situation, change: Change) -> Account:
     rtt = _rtt(base)
     now = _placement(base, rtt, fallen_over(base.said, base.usable))
     changed = _changed(base, change)
-    at_once = _placement(changed, rtt, fallen_over(now.said, changed.usable))
-    replanned = _placement(changed, rtt, _replanned(changed, at_once.said))
+    pinned = _pinned(changed, change.pins or {})
+    said = fallen_over(_obeyed(now.said, pinned), changed.usable)
+    at_once = _placement(changed, rtt, said)
+    replanned = _placement(changed, rtt, _replanned(changed, at_once.said, pinned))
     return Account(
         now,
         at_once,
@@ -191,6 +195,25 @@ def _changed(base: Situation, change: Change) -> Situation:
     return replace(base, capacity_bps=capacity, demand_bps=demand, usable=base.usable & ~lost)
 
 
+def _pinned(base: Situation, pins: Mapping[Prefix, str]) -> Ints:
+    """[n], the POP that each prefix is pinned to; NOWHERE is free, or to a POP that is away."""
+    pinned = np.full(len(base.net), NOWHERE)
+    for prefix, pop in sorted(pins.items(), key=lambda pin: pin[0].length):
+        number = base.pops.index(pop)
+        if base.usable[number]:
+            pinned[inside(base.net, base.plen, prefix)] = number
+    return pinned
+
+
+def _obeyed(said: Answers, pinned: Ints) -> Answers:
+    """The answers with each pinned prefix at its POP."""
+    rows = np.flatnonzero(pinned != NOWHERE)
+    pop, share = said.pop.copy(), said.share.copy()
+    share[rows] = 0.0
+    pop[rows, 0], share[rows, 0] = pinned[rows], 1.0
+    return Answers(pop, share)
+
+
 def inside(net: Net, plen: Plen, prefix: Prefix) -> Bools:
     """[n], which prefixes lie within one, or hold it."""
     family = (plen & np.uint8(IPV6_BIT)) == (prefix.plen & IPV6_BIT)
@@ -199,13 +222,15 @@ def inside(net: Net, plen: Plen, prefix: Prefix) -> Bools:
     return within
 
 
-def _replanned(base: Situation, present: Answers) -> Answers:
+def _replanned(base: Situation, present: Answers, pinned: Ints) -> Answers:
     """What each set's policy makes of it, all from one account of capacities."""
     shares, first, asked = present_shares(base.pop, present), 0, []
     for one, end in zip(base.sets, base.ends, strict=True):
         rows = slice(first, end)
         pop = base.pop[rows]
         here = (pop != NOWHERE) & (base.usable & one.serves)[pop]
+        held = (here & (pop == pinned[rows, None])).any(axis=1)
+        here &= ~held[:, None] | (pop == pinned[rows, None])
         problem = Problem(
             pop=pop,
             cost_us=np.where(here, base.rtt_us[rows], np.inf),

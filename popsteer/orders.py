@@ -1,10 +1,10 @@
 """Orders: an operator's drain, pin, cap or freeze, with owner, reason and expiry.
 
 They live in one object, `orders/current.json`, changed by compare-and-swap; every change leaves
-a copy under `orders/log/`. Each order ends by itself.
+a copy under `orders/log/`, with who made it and why. Each order ends by itself.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -61,9 +61,15 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Orders(msgspec.Struct, frozen=True, kw_only=True):
-    """All orders, expired ones too until the next change."""
+    """All orders, expired ones too until the next change, and what the last change was."""
 
     orders: tuple[Order, ...] = ()
+    changed_ms: int = 0
+    """Later than that of any change before, whatever the clock of whoever made it says."""
+    changed_by: str = ""
+    changed_why: str = ""
+    change: str = ""
+    """Names the change in the log."""
 
     def live(self, now_ms: int) -> tuple[Order, ...]:
         """The orders in force."""
@@ -108,7 +114,10 @@ def give(store: ObjectStore, order: Order, now_ms: int, services: Services | Non
             raise ConfigError(reason)
         return (*_without(old, order), order)
 
-    return _change(store, now_ms, order.id, added)
+    made = Orders(
+        changed_ms=now_ms, changed_by=order.owner, changed_why=order.reason, change=order.id
+    )
+    return _change(store, made, now_ms, added)
 
 
 def objection(live: Iterable[Order], order: Order, services: Services) -> str:
@@ -151,7 +160,7 @@ def remarks(live: Iterable[Order], order: Order) -> list[str]:
     return found
 
 
-def end(store: ObjectStore, order_id: str, now_ms: int) -> Orders:
+def end(store: ObjectStore, order_id: str, now_ms: int, by: str, why: str) -> Orders:
     """End an order early. Gives all that stay in force.
 
     Raises:
@@ -165,16 +174,28 @@ def end(store: ObjectStore, order_id: str, now_ms: int) -> Orders:
             raise ConfigError(f"no order {order_id!r} is in force; see: popsteer orders")
         return left
 
-    return _change(store, now_ms, f"{order_id}-end", rest)
+    made = Orders(changed_ms=now_ms, changed_by=by, changed_why=why, change=f"{order_id}-end")
+    return _change(store, made, now_ms, rest)
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of the log: what was given and what ended with it."""
+class EventKind(StrEnum):
+    """What became of an order."""
+
+    GIVEN = "given"
+    REPLACED = "replaced"
+    ENDED = "ended"
+    EXPIRED = "expired"
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the log, as people read it."""
 
     at_ms: int
-    given: tuple[Order, ...]
-    ended: tuple[Order, ...]
-    """Ended early, replaced, or found expired."""
+    what: EventKind
+    order: Order
+    by: str = ""
+    """Nobody where it expired."""
+    why: str = ""
 
 
 def logged_at_ms(key: str) -> int:
@@ -182,23 +203,51 @@ def logged_at_ms(key: str) -> int:
     return int(key.removeprefix(LOG_PREFIX)[:13])
 
 
-def history(store: ObjectStore) -> list[Change]:
-    """Every change of the orders, oldest first."""
-    changes, before = [], Orders()
-    for key in store.list(LOG_PREFIX):
-        stored = store.read(key)
-        if stored is None:
-            continue
-        after = decode(stored.body)
-        changes.append(
-            Change(
-                at_ms=logged_at_ms(key),
-                given=tuple(one for one in after.orders if one not in before.orders),
-                ended=tuple(one for one in before.orders if one not in after.orders),
-            )
-        )
+def history(store: ObjectStore, now_ms: int) -> list[Event]:
+    """What became of every order until now, oldest first."""
+    events: list[Event] = []
+    before = Orders()
+    for after in _versions(store):
+        events += _events(before, after)
         before = after
-    return changes
+    events += [_expired(one) for one in before.orders if not one.live(now_ms)]
+    return sorted(events, key=lambda event: event.at_ms)
+
+
+def _versions(store: ObjectStore) -> Iterator[Orders]:
+    """Every version that the log has, and the one in force if its copy is not there."""
+    keys = store.list(LOG_PREFIX)
+    for key in keys:
+        if (stored := store.read(key)) is not None:
+            old = decode(stored.body)
+            yield msgspec.structs.replace(old, changed_ms=logged_at_ms(key))
+    if (stored := store.read(KEY)) is not None:
+        current = decode(stored.body)
+        if current.change and _log_key(current) not in keys:
+            yield current
+
+
+def _events(before: Orders, after: Orders) -> list[Event]:
+    at_ms, by, why = after.changed_ms, after.changed_by, after.changed_why
+    given = [one for one in after.orders if one not in before.orders]
+    found = []
+    for one in before.orders:
+        if one in after.orders:
+            continue
+        if not one.live(at_ms):
+            found.append(_expired(one))
+        elif any(one.same_target(new) for new in given):
+            found.append(Event(at_ms=at_ms, what=EventKind.REPLACED, order=one, by=by, why=why))
+        else:
+            found.append(Event(at_ms=at_ms, what=EventKind.ENDED, order=one, by=by, why=why))
+    return found + [
+        Event(at_ms=at_ms, what=EventKind.GIVEN, order=one, by=one.owner, why=one.reason)
+        for one in given
+    ]
+
+
+def _expired(order: Order) -> Event:
+    return Event(at_ms=order.expires_ms, what=EventKind.EXPIRED, order=order)
 
 
 def _without(old: tuple[Order, ...], order: Order) -> tuple[Order, ...]:
@@ -207,19 +256,31 @@ def _without(old: tuple[Order, ...], order: Order) -> tuple[Order, ...]:
 
 def _change(
     store: ObjectStore,
+    made: Orders,
     now_ms: int,
-    log_id: str,
     change: Callable[[tuple[Order, ...]], tuple[Order, ...]],
 ) -> Orders:
+    """Change the orders; `made` tells by whom, why and when."""
     for _ in range(_TRIES):
         stored = store.read(KEY)
         old = decode(stored.body) if stored else Orders()
-        new = Orders(orders=change(old.live(now_ms)))
+        new = msgspec.structs.replace(
+            made,
+            orders=change(old.live(now_ms)),
+            changed_ms=max(now_ms, old.changed_ms + 1),
+        )
         body = msgspec.json.encode(new)
+        if stored and old.change:
+            # Whoever made the last change may have died before its copy was written.
+            store.create(_log_key(old), stored.body)
         try:
             store.swap(KEY, body, stored.etag if stored else "")
         except ConflictError:
             continue
-        store.create(f"{LOG_PREFIX}{now_ms:013d}-{log_id}.json", body)
+        store.create(_log_key(new), body)
         return new
     raise ConflictError(f"{KEY}: changed by others {_TRIES} times in a row; try again")
+
+
+def _log_key(orders: Orders) -> str:
+    return f"{LOG_PREFIX}{orders.changed_ms:013d}-{orders.change}.json"

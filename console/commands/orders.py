@@ -7,13 +7,14 @@ import getpass
 import json as jsons
 import secrets
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from console.known import known_pop
@@ -22,10 +23,12 @@ from console.running import find_config
 from console.units import duration_ms, duration_text, rate_bps, rate_text
 from popsteer import clock
 from popsteer import orders as book
+from popsteer import overview as overviews
 from popsteer.config import Config
-from popsteer.errors import ConfigError
+from popsteer.errors import ConfigError, PopsteerError
 from popsteer.names import Prefix
-from popsteer.orders import Change, Order, OrderKind
+from popsteer.orders import Event, Order, OrderKind
+from popsteer.overview import Overview
 from popsteer.store import ObjectStore, s3_store
 
 For = Annotated[str, Parameter(name="--for", help="How long: 90s, 30m, 2h or 1d.")]
@@ -41,6 +44,12 @@ End = Annotated[str | None, Parameter(help="Id of the order to end.")]
 
 NO_REASON = "no reason given"
 DEFAULT_FOR = "1h"
+CAP_MIN = 0.001
+"""Of a POP's capacity; less is a slip of the unit."""
+AGREE_S = 5.0
+"""Clocks that differ by less agree."""
+PLANNER_S_MAX = 15.0
+"""A planner that is there speaks every few seconds."""
 
 
 def drain(
@@ -57,15 +66,15 @@ def drain(
     _give(config, _order(OrderKind.DRAIN, duration, why, pop=known_pop(config, pop)), preview)
 
 
-def undrain(pop: PopName, /, *, file: File = None) -> None:
+def undrain(pop: PopName, /, *, why: Why = NO_REASON, file: File = None) -> None:
     """End the drain of a POP."""
     config = find_config(file)
     store, now_ms = s3_store(config.aws), clock.now_ms()
     order = book.read(store).drained(now_ms).get(known_pop(config, pop))
     if order is None:
         raise ConfigError(f"{pop} is not drained by an order; see: popsteer orders")
-    book.end(store, order.id, now_ms)
-    print(f"{pop} is no longer drained")
+    book.end(store, order.id, now_ms, _owner(), why)
+    print(f"{pop} is no longer drained", *_clock_remarks(store, now_ms), sep="\n")
 
 
 def pin(
@@ -98,6 +107,7 @@ def cap(
     """Plan with another capacity of a POP."""
     config = find_config(file)
     pop, value_bps = known_pop(config, pop), rate_bps(bps)
+    _check_cap(config, pop, value_bps)
     _give(config, _order(OrderKind.CAP, duration, why, pop=pop, value_bps=value_bps), preview)
 
 
@@ -106,13 +116,20 @@ def freeze(*, duration: For = DEFAULT_FOR, why: Why = NO_REASON, file: File = No
     _give(find_config(file), _order(OrderKind.FREEZE, duration, why), preview=False)
 
 
-def orders(*, end: End = None, log: Log = False, json: Json = False, file: File = None) -> None:
+def orders(
+    *,
+    end: End = None,
+    why: Why = NO_REASON,
+    log: Log = False,
+    json: Json = False,
+    file: File = None,
+) -> None:
     """Show the orders in force or all there ever were, or end one early."""
     store, now_ms = s3_store(find_config(file).aws), clock.now_ms()
     if end is not None:
-        book.end(store, end, now_ms)
+        book.end(store, end, now_ms, _owner(), why)
     if log:
-        _show_log(book.history(store), json)
+        _show_log(book.history(store, now_ms), json)
         return
     live = book.read(store).live(now_ms)
     if json:
@@ -139,11 +156,35 @@ def _order(
         pop=pop,
         prefix=prefix,
         value_bps=value_bps,
-        owner=f"{getpass.getuser()}@{socket.gethostname()}",
+        owner=_owner(),
         reason=why,
         created_ms=now_ms,
         expires_ms=now_ms + duration_ms(duration),
     )
+
+
+def _owner() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def _check_cap(config: Config, pop: str, value_bps: float) -> None:
+    """A cap that is none, or whose unit is wrong, is told before it is an order.
+
+    Raises:
+        ConfigError: it is not below the capacity, or next to nothing.
+    """
+    whole_bps = next(one.capacity_bps for one in config.pop if one.id == pop)
+    asked = f"cap {pop} {rate_text(value_bps)}"
+    if whole_bps and value_bps >= whole_bps:
+        raise ConfigError(
+            f"{asked}: a cap can only lower a capacity, and {pop} has {rate_text(whole_bps)}; "
+            "to raise it, change capacity_bps in the configuration"
+        )
+    if value_bps < max(CAP_MIN * whole_bps, 1.0):
+        raise ConfigError(
+            f"{asked}: is the unit right? {pop} has "
+            f"{rate_text(whole_bps) if whole_bps else 'no bound'}; to send nobody there, drain it"
+        )
 
 
 def _give(config: Config, order: Order, preview: bool) -> None:
@@ -151,15 +192,59 @@ def _give(config: Config, order: Order, preview: bool) -> None:
     store = s3_store(config.aws)
     services = {one.name: frozenset(map(str, config.pops_of(one))) for one in config.service}
     live = book.read(store).live(order.created_ms)
-    if preview and (reason := book.objection(live, order, services)):
+    if reason := book.objection(live, order, services):
         raise ConfigError(reason)
-    said = book.remarks(live, order)
+    said = [*book.remarks(live, order), *_clock_remarks(store, order.created_ms)]
     if preview:
         Console().print(*said, _displaced(config, store, order), sep="\n", highlight=False)
         return
+    if order.kind == OrderKind.DRAIN:
+        said += _if_lost(store, order.pop)
     book.give(store, order, order.created_ms, services)
     left = duration_text((order.expires_ms - order.created_ms) / clock.SECOND_MS)
     print(f"ordered: {order_text(order)}, for {left} ({order.id})", *said, sep="\n")
+
+
+def _overview(store: ObjectStore) -> Overview | None:
+    """What the planner said last; None where it cannot be read, for an order waits for no page."""
+    try:
+        stored = store.read(overviews.KEY)
+        return overviews.decode(stored.body) if stored else None
+    except PopsteerError:
+        return None
+
+
+def _clock_remarks(store: ObjectStore, now_ms: int) -> Iterator[str]:
+    """Whether the planner, by whose clock orders begin and end, is there to obey."""
+    seen = _overview(store)
+    ahead_s = (seen.created_ms - now_ms) / clock.SECOND_MS if seen else 0.0
+    if ahead_s > AGREE_S:
+        yield (
+            f"warning: the clock here is {duration_text(ahead_s)} behind the planner's: "
+            "orders end that much sooner than they say"
+        )
+    if ahead_s < -PLANNER_S_MAX:
+        yield (
+            f"warning: the planner has said nothing for {duration_text(-ahead_s)}, or the clock "
+            "here is ahead: nobody obeys until it speaks again"
+        )
+
+
+def _if_lost(store: ObjectStore, pop: str) -> list[str]:
+    """What a drain does at once, by the N+1 that the planner keeps current."""
+    seen = _overview(store)
+    view = seen.pops.get(pop) if seen else None
+    if view is None or view.if_lost is None or not view.demand_share:
+        return []
+    loss = view.if_lost
+    words = f"{view.demand_share:.1%} of the demand moves"
+    if loss.added_ms is not None:
+        words += f", {loss.added_ms:+.1f} ms for each"
+    if loss.utilisation is not None:
+        words += f"; {loss.fullest} is the fullest then, at {loss.utilisation:.0%}"
+    if loss.overload_share > 0:
+        words += f"; warning: no room for {loss.overload_share:.1%} of the demand until replanned"
+    return [words]
 
 
 def _displaced(config: Config, store: ObjectStore, order: Order) -> RenderableType:
@@ -168,35 +253,31 @@ def _displaced(config: Config, store: ObjectStore, order: Order) -> RenderableTy
     from console import forecast
 
     base = forecast.published_situation(config, store)
-    if order.kind == OrderKind.PIN:
-        here = inside(base.net, base.plen, Prefix.parse(order.prefix))
-        bps = float(base.demand_bps[here].sum())
-        return f"{int(here.sum())} prefixes with {rate_text(bps)} would go to {order.pop} alone"
     if order.kind == OrderKind.DRAIN:
-        change = Change(down=frozenset({order.pop}))
-    else:
+        return forecast.render(forecast.forecast(base, Change(down=frozenset({order.pop}))))
+    if order.kind == OrderKind.CAP:
         change = Change(capacity_bps={order.pop: order.value_bps})
-    return forecast.render(forecast.forecast(base, change))
+        return forecast.render(forecast.forecast(base, change))
+    prefix = Prefix.parse(order.prefix)
+    here = inside(base.net, base.plen, prefix)
+    bps = float(base.demand_bps[here].sum())
+    words = f"{int(here.sum())} prefixes with {rate_text(bps)} would go to {order.pop} alone"
+    told = forecast.forecast(base, Change(pins={prefix: order.pop}))
+    return Group(words, forecast.render(told))
 
 
-def _show_log(changes: list[Change], json: bool) -> None:
+def _show_log(events: list[Event], json: bool) -> None:
     if json:
-        print(jsons.dumps(msgspec.to_builtins(changes), indent=2))
+        print(jsons.dumps(msgspec.to_builtins(events), indent=2))
         return
-    lines = Table("time", "", "order", "why", "owner", "id", box=None, header_style="bold")
-    for change in changes:
-        at = datetime.fromtimestamp(change.at_ms / clock.SECOND_MS, UTC)
-        for word, these in (("given", change.given), ("ended", change.ended)):
-            for order in these:
-                lines.add_row(
-                    f"{at:%m-%d %H:%M:%S}",
-                    word,
-                    order_text(order),
-                    order.reason,
-                    order.owner,
-                    order.id,
-                )
-    Console().print(lines if changes else "no order was ever given")
+    lines = Table("time", "", "order", "by", "why", "id", box=None, header_style="bold")
+    for event in events:
+        at = datetime.fromtimestamp(event.at_ms / clock.SECOND_MS, UTC)
+        order = event.order
+        lines.add_row(
+            f"{at:%Y-%m-%d %H:%M:%S}", event.what, order_text(order), event.by, event.why, order.id
+        )
+    Console().print(lines if events else "no order was ever given")
 
 
 def _table(live: tuple[Order, ...], now_ms: int) -> Table:

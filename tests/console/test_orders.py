@@ -1,13 +1,16 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from console.cli import run
 from popsteer import clock
 from popsteer import orders as book
+from popsteer import overview as overviews
 from popsteer.config import Aws
 from popsteer.orders import Order, OrderKind
+from popsteer.overview import LossView, Overview, PopView
 from popsteer.store import MemoryStore
 
 
@@ -15,7 +18,8 @@ from popsteer.store import MemoryStore
 def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
     """A store behind the commands, and a configuration that they find."""
     file = tmp_path / "popsteer.toml"
-    file.write_text('[[pop]]\nid = "fra1"\n[[pop]]\nid = "lon1"\n[[pop]]\nid = "par1"\n')
+    bounded = '[[pop]]\nid = "fra1"\ncapacity_bps = 100e9\n'
+    file.write_text(f'{bounded}[[pop]]\nid = "lon1"\n[[pop]]\nid = "par1"\n')
     monkeypatch.setenv("POPSTEER_CONFIG", str(file))
     store = MemoryStore()
 
@@ -67,6 +71,10 @@ def test_pins_caps_and_freezes(orders: MemoryStore) -> None:
         ["pin", "10.0.0.1/24", "lon1"],
         ["pin", "10.0.0.0/24", "nrt9"],
         ["cap", "fra1", "much"],
+        ["cap", "fra1", "40000G"],
+        ["cap", "fra1", "100G"],
+        ["cap", "fra1", "40"],
+        ["cap", "lon1", "0"],
         ["drain", "fra1", "--for", "soon"],
     ],
 )
@@ -97,16 +105,17 @@ def test_orders_are_listed_and_ended_by_id(
 @pytest.mark.usefixtures("orders")
 def test_the_log_shows_what_was_given_and_ended(capsys: pytest.CaptureFixture[str]) -> None:
     run(["drain", "fra1", "--why", "fibre works"])
-    run(["undrain", "fra1"])
+    run(["undrain", "fra1", "--why", "spliced"])
     capsys.readouterr()
 
-    assert run(["orders", "--log"]) == 0
-
-    given, ended = capsys.readouterr().out.splitlines()[1:]
-    assert "given  drain fra1  fibre works" in given
-    assert "ended  drain fra1  fibre works" in ended
     assert run(["orders", "--log", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 2
+
+    given, ended = json.loads(capsys.readouterr().out)
+    assert (given["what"], given["why"]) == ("given", "fibre works")
+    assert (ended["what"], ended["why"], ended["by"]) == ("ended", "spliced", given["by"])
+    assert ended["order"] == given["order"]
+    assert run(["orders", "--log"]) == 0
+    assert "spliced" in capsys.readouterr().out
 
 
 def test_a_conflict_is_told_and_changes_nothing(
@@ -128,8 +137,51 @@ def test_a_preview_tells_what_is_displaced_and_orders_nothing(
     assert run(["drain", "fra1", "--preview"]) == 0
     assert "100.0% of the demand moves" in capsys.readouterr().out
     assert run(["pin", "10.0.0.0/8", "lon1", "--preview"]) == 0
-    assert "1 prefixes with 2.00 Gbit/s would go to lon1" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 prefixes with 2.00 Gbit/s would go to lon1" in told
+    assert "100.0% of the demand moves" in told
     assert run(["cap", "fra1", "1G", "--preview"]) == 0
     assert "fra1 overloaded" in capsys.readouterr().out
 
     assert live(orders) == []
+
+
+def seen(store: MemoryStore, created_ms: int) -> None:
+    """The planner speaks."""
+    loss = LossView(overload_share=0.02, fullest="lon1", utilisation=1.34, added_ms=11.0)
+    pops = {"fra1": PopView(demand_share=0.25, if_lost=loss)}
+    body = msgspec.json.encode(Overview(created_ms=created_ms, pops=pops))
+    store.swap(overviews.KEY, body, "")
+
+
+def test_a_drain_tells_what_it_displaces(
+    orders: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen(orders, clock.now_ms())
+
+    assert run(["drain", "fra1"]) == 0
+
+    told = capsys.readouterr().out
+    assert "25.0% of the demand moves, +11.0 ms for each; lon1 is the fullest then, at 134%" in told
+    assert "warning: no room for 2.0% of the demand" in told
+    assert live(orders)
+
+
+@pytest.mark.parametrize(
+    ("off_s", "words"),
+    [
+        (-120, "the planner has said nothing for 2 min"),
+        (120, "the clock here is 2 min behind the planner's"),
+        (0, ""),
+    ],
+)
+def test_who_gives_an_order_hears_whether_the_planner_is_there(
+    off_s: int, words: str, orders: MemoryStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen(orders, clock.now_ms() + off_s * clock.SECOND_MS)
+
+    assert run(["freeze"]) == 0
+
+    told = capsys.readouterr().out
+    assert words in told
+    assert ("warning" in told) == bool(words)

@@ -117,6 +117,25 @@ def test_demand_grows_within_the_prefix_alone(small: Situation) -> None:
     assert account.at_once.overload_share == pytest.approx(55 / 120)
 
 
+def test_a_pin_sends_its_prefixes_to_one_pop_and_the_plan_makes_room(small: Situation) -> None:
+    pins = {Prefix.parse("10.0.0.0/23"): "fra1"}
+
+    told = whatif(small, Change(pins=pins))
+
+    assert told.at_once.load_bps == pytest.approx([0, 60, 0])
+    assert told.at_once.overload_share == pytest.approx(25 / 60)
+    assert told.replanned.load_bps[1] == pytest.approx(35)
+    assert told.replanned.said.share[:2, 1] == pytest.approx([1, 1])
+
+
+def test_a_pin_to_a_pop_that_is_away_is_not_obeyed(small: Situation) -> None:
+    away = replace(small, usable=np.array([True, False, True]))
+
+    told = whatif(away, Change(pins={Prefix.parse("10.0.0.0/23"): "fra1"}))
+
+    assert told.at_once.load_bps == pytest.approx(told.now.load_bps)
+
+
 def test_a_smaller_capacity_overloads_at_once_and_is_planned_around(small: Situation) -> None:
     account = whatif(small, Change(capacity_bps={"ams1": 12}))
 

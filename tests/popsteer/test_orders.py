@@ -98,7 +98,7 @@ def test_an_order_ends_early() -> None:
     store = MemoryStore()
     orders.give(store, _drain("a", "fra1"), NOW_MS)
     orders.give(store, _drain("b", "ams1"), NOW_MS)
-    assert [o.id for o in orders.end(store, "a", NOW_MS + 1).orders] == ["b"]
+    assert [o.id for o in orders.end(store, "a", NOW_MS + 1, "noc", "done").orders] == ["b"]
 
 
 @pytest.mark.parametrize("now_ms", [NOW_MS, NOW_MS + 60_000])
@@ -107,13 +107,13 @@ def test_what_is_not_in_force_cannot_end(now_ms: int) -> None:
     order_id = "a" if now_ms > NOW_MS else "z"
     orders.give(store, _drain("a", "fra1"), NOW_MS)
     with pytest.raises(ConfigError, match=f"no order '{order_id}' is in force"):
-        orders.end(store, order_id, now_ms)
+        orders.end(store, order_id, now_ms, "noc", "done")
 
 
 def test_every_change_leaves_a_copy_in_the_log() -> None:
     store = MemoryStore()
     orders.give(store, _drain("a", "fra1"), NOW_MS)
-    orders.end(store, "a", NOW_MS + 5)
+    orders.end(store, "a", NOW_MS + 5, "noc", "done")
     log = store.list(orders.LOG_PREFIX)
     assert log == [
         "orders/log/0000001000000-a.json",
@@ -199,19 +199,68 @@ def test_remarks_tell_what_else_is_in_force() -> None:
     assert orders.remarks([freeze, pin], _drain("d", "ams1")) == []
 
 
-def test_the_log_tells_every_order_and_its_end() -> None:
+def told(store: MemoryStore, now_ms: int) -> list[tuple[int, str, str, str, str]]:
+    return [
+        (event.at_ms - NOW_MS, event.what, event.order.id, event.by, event.why)
+        for event in orders.history(store, now_ms)
+    ]
+
+
+def test_the_log_tells_what_became_of_every_order_by_whom_and_why() -> None:
     store = MemoryStore()
     orders.give(store, _drain("a", "fra1"), NOW_MS)
     orders.give(store, _drain("b", "fra1"), NOW_MS + 1)
-    orders.end(store, "b", NOW_MS + 2)
+    orders.end(store, "b", NOW_MS + 2, "ann", "works are over")
+    orders.give(store, _drain("c", "fra1", expires_ms=NOW_MS + 50), NOW_MS + 3)
+    orders.give(store, _drain("d", "ams1", expires_ms=NOW_MS + 70), NOW_MS + 60)
 
-    told = [
-        (change.at_ms, [o.id for o in change.given], [o.id for o in change.ended])
-        for change in orders.history(store)
+    assert told(store, NOW_MS + 100) == [
+        (0, "given", "a", "noc", "maintenance"),
+        (1, "replaced", "a", "noc", "maintenance"),
+        (1, "given", "b", "noc", "maintenance"),
+        (2, "ended", "b", "ann", "works are over"),
+        (3, "given", "c", "noc", "maintenance"),
+        (50, "expired", "c", "", ""),
+        (60, "given", "d", "noc", "maintenance"),
+        (70, "expired", "d", "", ""),
     ]
 
-    assert told == [
-        (NOW_MS, ["a"], []),
-        (NOW_MS + 1, ["b"], ["a"]),
-        (NOW_MS + 2, [], ["b"]),
+
+def test_a_clock_that_is_behind_does_not_confuse_the_log() -> None:
+    store = MemoryStore()
+    orders.give(store, _drain("a", "fra1"), NOW_MS)
+    orders.give(store, _drain("b", "ams1"), NOW_MS - 30_000)
+    orders.end(store, "a", NOW_MS - 20_000, "ann", "over")
+
+    assert [one[1:3] for one in told(store, NOW_MS)] == [
+        ("given", "a"),
+        ("given", "b"),
+        ("ended", "a"),
+    ]
+
+
+class Dying(MemoryStore):
+    """Whoever writes a copy for the log dies first."""
+
+    dies = True
+
+    def create(self, key: str, body: bytes) -> bool:
+        """See `ObjectStore`."""
+        if self.dies:
+            raise KeyboardInterrupt
+        return super().create(key, body)
+
+
+def test_a_change_whose_copy_was_never_written_is_told_and_written_by_the_next() -> None:
+    store = Dying()
+    with pytest.raises(KeyboardInterrupt):
+        orders.give(store, _drain("a", "fra1"), NOW_MS)
+    store.dies = False
+    assert [one[1:3] for one in told(store, NOW_MS)] == [("given", "a")]
+
+    orders.end(store, "a", NOW_MS + 5, "ann", "over")
+
+    assert [one[1:4] for one in told(store, NOW_MS + 5)] == [
+        ("given", "a", "noc"),
+        ("ended", "a", "ann"),
     ]
