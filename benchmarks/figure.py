@@ -1,6 +1,7 @@
 """Measured figures and the bounds that they must keep; how every benchmark tells them."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,16 +28,22 @@ class Figure:
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
     @property
+    def value_text(self) -> str:
+        """The value for people: what was counted exactly, what was measured in four digits."""
+        return f"{self.value:,}" if isinstance(self.value, int) else f"{self.value:,.4g}"
+
+    @property
     def bound_text(self) -> str:
         """The bound for people."""
-        if self.bound == (0 if self.at_least else float("inf")):
+        if self.bound == (0 if self.at_least else math.inf):
             return ""
         return f"{'>=' if self.at_least else '<='} {self.bound:,g} {self.unit}"
 
     @property
     def facts(self) -> dict[str, object]:
         """For JSON, which has no infinity."""
-        return asdict(self) | {"bound": self.bound if self.bound_text else None, "good": self.good}
+        bound = self.bound if self.bound_text else None
+        return asdict(self) | {"value": finite(self.value), "bound": bound, "good": self.good}
 
 
 def report(
@@ -56,7 +63,7 @@ def report(
     table = Table("figure", "measured", "bound", "")
     for one in figures:
         word = ("ok" if one.good else "MISSED") if one.bound_text else ""
-        table.add_row(one.name, f"{one.value:,.4g} {one.unit}", one.bound_text, word)
+        table.add_row(one.name, f"{one.value_text} {one.unit}", one.bound_text, word)
     screen.print(table)
     if json_path is not None:
         facts = {"figures": [one.facts for one in figures], **more}
@@ -65,7 +72,15 @@ def report(
     if missed:
         screen.out(f"misses: {'; '.join(missed)}", highlight=False)
     # One line for scripts, however narrow the terminal is.
-    screen.out(
-        json.dumps({one.name: float(f"{one.value:.4g}") for one in figures}), highlight=False
-    )
+    told = {one.name: finite(_rounded(one.value)) for one in figures}
+    screen.out(json.dumps(told), highlight=False)
     return 1 if missed else 0
+
+
+def finite(value: float) -> float | None:
+    """For JSON, which has no infinity: what never came is null."""
+    return value if math.isfinite(value) else None
+
+
+def _rounded(value: float) -> float:
+    return value if isinstance(value, int) else float(f"{value:.4g}")

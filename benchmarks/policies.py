@@ -7,7 +7,6 @@ feedback oscillates. The other cells are for comparison: where caches keep an an
 minutes, nothing moves within one. A missed bound is exit code 1. Two processes share the work.
 """
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aggregator.policy import DEFAULT
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, finite, report
 from benchmarks.simulator.bench import (
     OSCILLATION_MAX,
     SHOWER,
@@ -125,21 +124,16 @@ def run(
         options = _quick(options)
     options = replace(options, timeline=_failing_at(options.timeline, fail_s))
     middle = with_ttl(Cell("", options), options.headroom, options.ttl_s)
+    screen.print(f"seed {seed}")
     runs = _runs(screen, Work(middle, (DEFAULT,), world), _works(middle, quick, world))
-    bounds = _bounds(runs, middle)
-    _show(screen, runs, bounds)
+    _show(screen, runs)
     if plots_dir is not None:
         from benchmarks.simulator.plots import draw
 
         for file in draw([one for one in runs if one.cell == middle], plots_dir):
             screen.print(f"wrote {file}")
-    if json_path is not None:
-        json_path.write_text(json.dumps(_facts(runs, bounds, seed), indent=1) + "\n")
-    missed = [bound.name for bound in bounds if not bound.good]
-    if missed:
-        screen.out(f"seed {seed} misses: {'; '.join(missed)}", highlight=False)
-    screen.out(json.dumps(_key_figures(runs, bounds, middle)), highlight=False)
-    return 1 if missed else 0
+    figures = _bounds(runs, middle) + _told(runs, middle)
+    return report(screen, figures, json_path, seed=seed, runs=[_facts(run) for run in runs])
 
 
 def _works(middle: Cell, quick: bool, world: Path | None) -> list[Work]:
@@ -173,14 +167,6 @@ def _runs(screen: Console, timed: Work, works: Sequence[Work]) -> list[Run]:
     cells = list(dict.fromkeys(work.cell for work in (timed, *works)))
     order = all_policies()
     return sorted(found, key=lambda one: (cells.index(one.cell), order.index(one.policy)))
-
-
-def _key_figures(runs: Sequence[Run], bounds: Sequence[Figure], middle: Cell) -> dict[str, float]:
-    default = next(one for one in runs if one.cell == middle and one.policy == DEFAULT).score
-    figures = {bound.name: round(bound.value, 5) for bound in bounds if bound.value < math.inf}
-    figures |= {"p50_ms": round(default.p50_ms, 2), "p95_ms": round(default.p95_ms, 2)}
-    figures |= {"p99_ms": round(default.p99_ms, 2), "speed_world": round(default.speed_world)}
-    return figures
 
 
 def _quick(options: Options) -> Options:
@@ -219,7 +205,18 @@ def _bounds(runs: Sequence[Run], middle: Cell) -> list[Figure]:
     return bounds
 
 
-def _show(screen: Console, runs: Sequence[Run], bounds: Sequence[Figure]) -> None:
+def _told(runs: Sequence[Run], middle: Cell) -> list[Figure]:
+    """What is worth knowing beside the bounds."""
+    score = next(one for one in runs if one.cell == middle and one.policy == DEFAULT).score
+    return [
+        Figure("p50_ms", score.p50_ms, math.inf, "ms"),
+        Figure("p95_ms", score.p95_ms, math.inf, "ms"),
+        Figure("p99_ms", score.p99_ms, math.inf, "ms"),
+        Figure("speed_world", score.speed_world, math.inf, "x"),
+    ]
+
+
+def _show(screen: Console, runs: Sequence[Run]) -> None:
     for cell in dict.fromkeys(one.cell for one in runs):
         table = Table("policy", *(title for title, _, _ in COLUMNS), title=cell.name)
         for one in runs:
@@ -228,38 +225,12 @@ def _show(screen: Console, runs: Sequence[Run], bounds: Sequence[Figure]) -> Non
                 table.add_row(one.policy, *(shape.format(facts[key]) for _, key, shape in COLUMNS))
         screen.print(table)
     screen.print(LEGEND)
-    judged = Table("figure", "measured", "bound", "", title="Judged")
-    for bound in bounds:
-        word = "ok" if bound.good else "MISSED"
-        judged.add_row(bound.name, f"{bound.value:.4g} {bound.unit}", bound.bound_text, word)
-    screen.print(judged)
 
 
-def _facts(runs: Sequence[Run], bounds: Sequence[Figure], seed: int) -> dict[str, object]:
+def _facts(run: Run) -> dict[str, object]:
     return {
-        "seed": seed,
-        "runs": [
-            {
-                "cell": one.cell.name,
-                "policy": one.policy,
-                "refused": list(one.refused),
-                **{name: _number(value) for name, value in one.score.facts().items()},
-            }
-            for one in runs
-        ],
-        "bounds": [
-            {
-                "name": one.name,
-                "value": _number(one.value),
-                "bound": one.bound,
-                "unit": one.unit,
-                "good": one.good,
-            }
-            for one in bounds
-        ],
+        "cell": run.cell.name,
+        "policy": run.policy,
+        "refused": list(run.refused),
+        **{name: finite(value) for name, value in run.score.facts().items()},
     }
-
-
-def _number(value: float) -> float | None:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else None

@@ -1,6 +1,5 @@
 """The matrix: every fault, one after another on one stage, and the table of what came out."""
 
-import json
 import math
 import signal
 import sys
@@ -19,6 +18,7 @@ from benchmarks.faults.kinesis_local import chosen as chosen_aws
 from benchmarks.faults.scenarios import FAULTS
 from benchmarks.faults.scene import Fault, Outcome, Scale, play
 from benchmarks.faults.stage import Stage
+from benchmarks.figure import Figure, finite, report
 from popsteer.errors import ConfigError
 
 WARM_UP = Scale(samples=20_000, offer_s=1.0, outage_s=0.0)
@@ -90,12 +90,9 @@ def run(
             outcomes = list(_round(screen, Path(folder), seed + 1_000 * number, scale, only))
         rounds.append(outcomes)
         screen.print(table(outcomes, f"fault matrix, seed {seed + 1_000 * number}"))
-    if json_path is not None:
-        content = [[facts(outcome) for outcome in outcomes] for outcomes in rounds]
-        json_path.write_text(json.dumps(content, indent=1) + "\n")
-    flat = [outcome for outcomes in rounds for outcome in outcomes]
-    screen.out(json.dumps(key_figures(flat)), highlight=False)
-    return 0 if all(outcome.good for outcome in flat) else 1
+    figures = figures_of([outcome for outcomes in rounds for outcome in outcomes])
+    content = [[facts(outcome) for outcome in outcomes] for outcomes in rounds]
+    return report(screen, figures, json_path, rounds=content)
 
 
 def _round(
@@ -137,18 +134,18 @@ def table(outcomes: Sequence[Outcome], title: str) -> Table:
 
 def facts(outcome: Outcome) -> dict[str, str | float | None]:
     """An outcome for programs; a recovery that never came is null."""
-    recovery_s = round(outcome.recovery_s, 2) if math.isfinite(outcome.recovery_s) else None
+    recovery_s = finite(round(outcome.recovery_s, 2))
     return {**asdict(outcome), "recovery_s": recovery_s, "good": outcome.good}
 
 
-def key_figures(outcomes: Sequence[Outcome]) -> dict[str, float | int | None]:
-    """What the last line says."""
-    longest_s = max(outcome.recovery_s for outcome in outcomes)
-    return {
-        "faults": len(outcomes),
-        "not exact": sum(not outcome.good for outcome in outcomes),
-        "samples sent": sum(outcome.sent for outcome in outcomes),
-        "samples counted": sum(outcome.counted for outcome in outcomes),
-        "samples quarantined": sum(outcome.quarantined for outcome in outcomes),
-        "longest recovery, s": round(longest_s, 1) if math.isfinite(longest_s) else None,
-    }
+def figures_of(outcomes: Sequence[Outcome]) -> list[Figure]:
+    """The whole in a few figures; the bound is that every outcome is exact."""
+    recovery_s = max((one.recovery_s for one in outcomes), default=0.0)
+    return [
+        Figure("faults", len(outcomes), math.inf, ""),
+        Figure("not exact", sum(not outcome.good for outcome in outcomes), 0, ""),
+        Figure("samples sent", sum(outcome.sent for outcome in outcomes), math.inf, ""),
+        Figure("samples counted", sum(outcome.counted for outcome in outcomes), math.inf, ""),
+        Figure("samples quarantined", sum(one.quarantined for one in outcomes), math.inf, ""),
+        Figure("longest recovery, s", recovery_s, math.inf, "s"),
+    ]
