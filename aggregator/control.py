@@ -13,18 +13,16 @@ Answers can be steered, the offset cannot. So
 Never both on the same error: the table answers the offset, which a shed does not change.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator.fleet import Fleet
 from aggregator.flight import Flight, InFlight, Kernel
-from aggregator.signals import SMOOTHING_S, Readings, Signals
+from aggregator.load import Load
+from aggregator.signals import SMOOTHING_S, Signals
 from popsteer.clock import SECOND_MS
-from popsteer.config import Config
-from popsteer.names import Subject, link_subject
 from popsteer.samples import Signal
 
 SILENT_S = 8.0
@@ -33,8 +31,6 @@ UP_DWELL_S = 3.0
 """A POP is up again when it has said so for this long."""
 PANIC_SHARE = 0.5
 """When more than this share of POPs looks down at once, the monitor is doubted: all stay in."""
-STALE_S = 20.0
-"""Load older than this is unknown."""
 
 SHED_START = 0.65
 SHED_AIM = 0.45
@@ -66,55 +62,9 @@ EVICT_TO = 0.5
 """Of that band: a POP above it gets rid of no more than brings it here."""
 CAPACITY_LEFT_MIN = 0.02
 """Share of its capacity that a POP is planned with at least."""
-LINK_BUSY = 0.5
-"""A link below this utilisation does not bound its POP."""
 
 F64 = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """p POPs of a configuration, in its order."""
-
-    pops: tuple[str, ...]
-    capacity_bps: F64
-    """Infinite where unlimited."""
-    links: tuple[dict[str, float], ...]
-    """Capacity in bits/s by link id."""
-    serves: Bools
-    """Whether any service names it."""
-    ttl_s: float
-    """The longest of the services."""
-
-    @cached_property
-    def link_subjects(self) -> tuple[Subject, ...]:
-        """All links, POP by POP."""
-        listed = zip(self.pops, self.links, strict=True)
-        return tuple(link_subject(pop, link) for pop, links in listed for link in links)
-
-    @cached_property
-    def link_pop(self) -> NDArray[np.int64]:
-        """[links], the POP of each."""
-        return np.repeat(np.arange(len(self.pops)), [len(links) for links in self.links])
-
-    @cached_property
-    def link_bps(self) -> F64:
-        """[links], their capacities."""
-        return np.array([bps for links in self.links for bps in links.values()], np.float64)
-
-
-def fleet_of(config: Config) -> Fleet:
-    """The POPs of a configuration."""
-    capacity = np.array([pop.capacity_bps for pop in config.pop], np.float64)
-    serving = {pop for service in config.service for pop in config.pops_of(service)}
-    return Fleet(
-        tuple(pop.id for pop in config.pop),
-        np.where(capacity > 0, capacity, np.inf),
-        tuple({link.id: link.capacity_bps for link in pop.link} for pop in config.pop),
-        np.array([pop.id in serving or not config.service for pop in config.pop], bool),
-        float(max((service.ttl_s for service in config.service), default=20)),
-    )
 
 
 class Health:
@@ -160,65 +110,6 @@ class Health:
         words = {p: f"no signal for {silent_s[p]:.0f} s" for p in silent}
         down = np.flatnonzero(signals.of(self._pops, Signal.UP).value < 0.5).tolist()
         return words | dict.fromkeys(down, "its signal says down")
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What the signals say of load and capacity, [p]."""
-
-    load_bps: F64
-    """NaN where unknown or stale."""
-    capacity_bps: F64
-    """Of the POP as its narrowest busy link allows; infinite is unlimited."""
-    rated_bps: F64
-    """Capacity as configured or reported, before links and orders."""
-    reason: tuple[str, ...]
-    """What bounds the capacity, where it is not the configuration."""
-    at_ms: int = 0
-    """When it was measured; 0 is now."""
-    own_bps: F64 | None = None
-    """Capacity before links: what to plan with where it is known who uses which link."""
-
-
-def measured(fleet: Fleet, signals: Signals, caps_bps: Mapping[str, float], now_ms: int) -> Load:
-    """Load and capacity of all POPs now; `caps_bps` are the operators' orders."""
-    load = _fresh(signals.of(fleet.pops, Signal.LOAD_BPS), now_ms)
-    said = signals.of(fleet.pops, Signal.CAPACITY_BPS).value
-    less = (said > 0) & (said < 0.999 * fleet.capacity_bps)
-    rated = np.where(less, said, fleet.capacity_bps)
-    reason = [""] * len(fleet.pops)
-    for p in np.flatnonzero(less).tolist():
-        reason[p] = "it reports less capacity than configured"
-    own, capacity = rated.copy(), rated.copy()
-    for p, link, bound_bps in _full_links(fleet, signals, load, now_ms):
-        if bound_bps < capacity[p]:
-            capacity[p], reason[p] = bound_bps, f"link {link} bounds it"
-    for p, pop in enumerate(fleet.pops):
-        if pop in caps_bps:
-            own[p] = min(own[p], caps_bps[pop])
-            if caps_bps[pop] < capacity[p]:
-                capacity[p], reason[p] = caps_bps[pop], "capped by order"
-    return Load(load, capacity, rated, tuple(reason), signals.newest_ms, own)
-
-
-def _full_links(
-    fleet: Fleet, signals: Signals, load_bps: F64, now_ms: int
-) -> list[tuple[int, str, float]]:
-    """POP, link and the load of the POP at which this link is full, its share of it unchanged.
-
-    Links that are far from it are left out.
-    """
-    tx_bps = _fresh(signals.of(fleet.link_subjects, Signal.TX_BPS), now_ms)
-    load = load_bps[fleet.link_pop]
-    busy = np.flatnonzero((tx_bps > LINK_BUSY * fleet.link_bps) & (load > 0))
-    bound = load[busy] * fleet.link_bps[busy] / tx_bps[busy]
-    names = [fleet.link_subjects[at].partition("/")[2] for at in busy.tolist()]
-    return list(zip(fleet.link_pop[busy].tolist(), names, bound.tolist(), strict=True))
-
-
-def _fresh(said: Readings, now_ms: int) -> F64:
-    """[n], NaN where a reading is missing or stale."""
-    return np.where(now_ms - said.last_ms > STALE_S * SECOND_MS, np.nan, said.value)
 
 
 class LoadLoop:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from aggregator.candidates import Candidates, candidates
 from aggregator.compare import Answers, answers, load_bps, present_shares
-from aggregator.control import Fleet
 from aggregator.estimate import Estimates
 from aggregator.evidence import evidence_of
 from aggregator.explore import wanted_pairs
+from aggregator.fleet import Fleet
 from aggregator.inference import Surroundings
 from aggregator.market import crew
 from aggregator.policy import BY_LOCATION, POLICIES

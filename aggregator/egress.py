@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.compare import Answers
-from aggregator.control import STALE_S, Fleet, Load
+from aggregator.fleet import Fleet
+from aggregator.load import STALE_S, Load
 from aggregator.prefixes import Prefixes
 from aggregator.signals import Signals
 from popsteer import routes as routes_format

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from aggregator import cycle
 from aggregator.chores import Chores
 from aggregator.compare import load_bps
-from aggregator.control import Arbiter, Load, LoadLoop
+from aggregator.control import Arbiter, LoadLoop
 from aggregator.egress import Egress
 from aggregator.estimate import Estimates
 from aggregator.guard import Case, Risk, Verdict, judge
+from aggregator.load import Load
 from aggregator.measurements import Measurements
 from aggregator.memory import Reference
 from aggregator.policy import DEFAULT

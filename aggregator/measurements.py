@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.control import Fleet
 from aggregator.demand import Demand
 from aggregator.estimate import Estimates, Estimator
+from aggregator.fleet import Fleet
 from aggregator.heard import Heard
 from aggregator.merge import Inbox, rtt_windows
 from aggregator.partials import DemandPartial, Partial, RttPartial, SignalPartial

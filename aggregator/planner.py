@@ -14,10 +14,12 @@ import numpy as np
 from aggregator import report
 from aggregator.chores import Chores
 from aggregator.compare import Answers, load_bps
-from aggregator.control import Health, Load, LoadLoop, fleet_of, measured
+from aggregator.control import Health, LoadLoop
 from aggregator.cycle import usable_pops
 from aggregator.egress import Egress
+from aggregator.fleet import fleet_of
 from aggregator.latency import LatencyLoop, now_of
+from aggregator.load import Load, measured
 from aggregator.measurements import Measurements
 from aggregator.publish import Publisher
 from aggregator.services import blended, said_by_sets, sets_of, sheds_by_steps, table_of

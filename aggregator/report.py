@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.compare import Answers, load_bps
-from aggregator.control import Fleet, Health, Load, LoadLoop
+from aggregator.control import Health, LoadLoop
 from aggregator.estimate import Estimates
+from aggregator.fleet import Fleet
+from aggregator.load import Load
 from aggregator.services import ServiceSet
 from aggregator.signals import Signals
 from aggregator.solve import NOWHERE

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.compare import Answers, answers
-from aggregator.control import Fleet
+from aggregator.fleet import Fleet
 from aggregator.policy import ADDITIVE, BY_LOCATION, DEFAULT
 from aggregator.terms import Terms, terms_of
 from popsteer.config import Config, Service

@@ -1,6 +1,7 @@
 """The newest signal of every POP and link, smoothed where it is a rate.
 
-Owns what was said; what follows from it (up, shed, capacity) is for `aggregator.control`.
+Owns what was said; what follows from it is for `aggregator.load` (capacity) and
+`aggregator.control` (up, shed).
 """
 
 from collections.abc import Iterable, Sequence

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.control import Fleet
+from aggregator.fleet import Fleet
 from aggregator.terms import Terms
 from benchmarks.simulator.options import Options
 from popsteer import world as worlds

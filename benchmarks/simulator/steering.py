@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from aggregator import cycle
 from aggregator.compare import Answers, answers, load_bps
-from aggregator.control import Arbiter, Health, Load, LoadLoop, measured
+from aggregator.control import Arbiter, Health, LoadLoop
 from aggregator.demand import Demand
 from aggregator.estimate import Estimates, Estimator
 from aggregator.guard import Case, judge
+from aggregator.load import Load, measured
 from aggregator.memory import Reference
 from aggregator.policy import ADDITIVE, DEFAULT
 from aggregator.prefixes import Prefixes

@@ -7,14 +7,12 @@ from aggregator.control import (
     DWELL_S,
     SHED_MAX,
     Arbiter,
-    Fleet,
     Health,
-    Load,
     LoadLoop,
-    fleet_of,
-    measured,
 )
+from aggregator.fleet import Fleet, fleet_of
 from aggregator.flight import InFlight
+from aggregator.load import Load, measured
 from aggregator.signals import Signals
 from benchmarks.scene import T0_MS, signal_partial
 from popsteer.config import Config, Link, Pop, Service
