@@ -8,6 +8,7 @@ A file holds what the partials of its arrival hours say together. It is written 
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from aggregator.partials import kind_prefix, window_of_key, window_prefix
 from popsteer.clock import HOUR_MS, MINUTE_MS
 from popsteer.errors import StoreError
 from popsteer.samples import Kind
-from popsteer.store import ObjectStore
+from popsteer.store import ObjectStore, Stored
 from popsteer.telemetry import logger
 
 DAY_MS = 24 * HOUR_MS
@@ -34,6 +35,8 @@ FRESH_MS = 3 * HOUR_MS
 """What is younger is read from the partials themselves, by the window."""
 MERGED_AT_ONCE = 64
 """Partials held in memory together."""
+READERS = 8
+"""Objects on their way at once: an hour of the urgent stream has thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +133,21 @@ def _merged(store: ObjectStore, keys: list[str], resolution_ms: int = 1) -> pa.T
 
 
 def _tables(store: ObjectStore, keys: list[str]) -> Iterator[pa.Table]:
-    for key in keys:
-        stored = store.read(key)
+    for key, stored in _objects(store, keys):
         if stored is None:
             continue  # swept meanwhile
         try:
             yield sums.read(stored.body)
         except StoreError as error:
             logger().warning("left out of the archive", key=key, reason=str(error))
+
+
+def _objects(store: ObjectStore, keys: list[str]) -> Iterator[tuple[str, Stored | None]]:
+    """Each key with its object, in order."""
+    with ThreadPoolExecutor(READERS) as readers:
+        for first in range(0, len(keys), MERGED_AT_ONCE):
+            some = keys[first : first + MERGED_AT_ONCE]
+            yield from zip(some, readers.map(store.read, some), strict=True)
 
 
 def recall(store: ObjectStore, kind: Kind, since_ms: int, now_ms: int) -> pa.Table | None:

@@ -4,6 +4,7 @@ Columns as people want them: `time`, `prefix` as text, `pop`, RTT in millisecond
 on (`net`, `plen`, `bucket`) is there too, so that filters and joins are cheap.
 """
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,8 +66,12 @@ _VIEWS = {
 }
 
 
-def database(store: ObjectStore, since_ms: int, now_ms: int) -> "DuckDBPyConnection":
+def database(
+    store: ObjectStore, since_ms: int, now_ms: int, kinds: Collection[Kind] = tuple(Kind)
+) -> "DuckDBPyConnection":
     """A database that holds what was measured from `since_ms` on, and cannot reach anything else.
+
+    Kinds that are not asked for are not read: their tables are empty.
 
     Raises:
         StoreError: the store is away.
@@ -74,10 +79,8 @@ def database(store: ObjectStore, since_ms: int, now_ms: int) -> "DuckDBPyConnect
     import duckdb
 
     base = duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"})
-    rows = {
-        kind: recall(store, kind, since_ms, now_ms) or pa.schema(_EMPTY[kind]).empty_table()
-        for kind in Kind
-    }
+    found = {kind: recall(store, kind, since_ms, now_ms) for kind in kinds}
+    rows = {kind: found.get(kind) or pa.schema(_EMPTY[kind]).empty_table() for kind in Kind}
     for kind, table in rows.items():
         base.register(f"{kind.value}_rows", table)
     base.register("prefixes", _prefixes(rows[Kind.RTT], rows[Kind.DEMAND]))
@@ -91,6 +94,11 @@ def database(store: ObjectStore, since_ms: int, now_ms: int) -> "DuckDBPyConnect
     base.execute("SET enable_external_access = false")
     base.execute("SET lock_configuration = true")
     return base
+
+
+def kinds_in(sql: str) -> tuple[Kind, ...]:
+    """The kinds that a query can be about: those that it names."""
+    return tuple(kind for kind in Kind if kind.value in sql.lower())
 
 
 def _prefixes(*tables: pa.Table) -> pa.Table:

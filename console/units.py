@@ -10,16 +10,16 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _RATE = re.compile(r"(\d+(?:\.\d+)?(?:e\d+)?)\s*([kmgt]?)(?:bps|bit/s)?", re.IGNORECASE)
 
 
-def duration_ms(text: str) -> int:
+def duration_ms(text: str, option: str) -> int:
     """`90s`, `30m`, `2h`, `1d` or `1h30m`, in milliseconds.
 
     Raises:
-        ConfigError: not of that form, or nothing.
+        ConfigError: not of that form, or nothing; names the option that it was given for.
     """
     parts = _DURATION.findall(text)
     total_ms = int(sum(float(n) * _SECONDS[unit] for n, unit in parts) * 1_000)
     if "".join(n + unit for n, unit in parts) != text or total_ms <= 0:
-        raise ConfigError(f"--for {text!r}: write a duration as 90s, 30m, 2h or 1d")
+        raise ConfigError(f"{option} {text!r}: write a duration as 90s, 30m, 2h or 1d")
     return total_ms
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from console.archive import ask, database
+from console.archive import ask, database, kinds_in
 from console.known import known_pop
 from console.running import find_config
 from console.table_text import grid
 from console.units import duration_ms, rate_text
 from popsteer import clock
+from popsteer.config import Config
 from popsteer.names import Prefix
+from popsteer.samples import Kind
 from popsteer.store import s3_store
 
 if TYPE_CHECKING:
@@ -88,11 +90,12 @@ def history(
     """Show what was measured of a prefix or a POP."""
     config = find_config(file)
     now_ms = clock.now_ms()
-    since_ms = now_ms - duration_ms(since)
+    since_ms = now_ms - duration_ms(since, "--since")
     is_prefix = "/" in subject or ":" in subject or subject.count(".") == 3
     if not is_prefix:
         known_pop(config, subject)
-    base = database(s3_store(config.aws), since_ms, now_ms)
+    kinds = (Kind.RTT,) if is_prefix else tuple(Kind)
+    base = _read(config, since_ms, now_ms, kinds)
     step_ms = _step_ms(now_ms - since_ms)
     rows = _of_prefix(base, subject, step_ms) if is_prefix else _of_pop(base, subject, step_ms)
     if json:
@@ -120,7 +123,7 @@ def query(
     """
     config = find_config(file)
     now_ms = clock.now_ms()
-    base = database(s3_store(config.aws), now_ms - duration_ms(since), now_ms)
+    base = _read(config, now_ms - duration_ms(since, "--since"), now_ms, kinds_in(sql))
     names, rows = ask(base, sql)
     if json:
         documents = [dict(zip(names, row, strict=True)) for row in rows]
@@ -132,6 +135,14 @@ def query(
     screen = Console()
     # A pipe has no width: whoever reads it wants whole cells.
     screen.print(lines, width=None if screen.is_terminal else PIPE_WIDTH, crop=screen.is_terminal)
+
+
+def _read(
+    config: Config, since_ms: int, now_ms: int, kinds: tuple[Kind, ...]
+) -> "DuckDBPyConnection":
+    """The database of a command; a terminal sees that it is being read."""
+    with Console(stderr=True).status("reading what was measured"):
+        return database(s3_store(config.aws), since_ms, now_ms, kinds)
 
 
 def _step_ms(span_ms: int) -> int:

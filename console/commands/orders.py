@@ -159,7 +159,7 @@ def _order(
         owner=_owner(),
         reason=why,
         created_ms=now_ms,
-        expires_ms=now_ms + duration_ms(duration),
+        expires_ms=now_ms + duration_ms(duration, "--for"),
     )
 
 

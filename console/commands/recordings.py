@@ -38,7 +38,8 @@ def record(
         raise ConfigError("say what to record: --since 10m for the past, --for 10m from now on")
     path = find_config_file(file)
     config = load(path)
-    since_ms, for_ms = (duration_ms(text) if text else 0 for text in (since, duration))
+    since_ms = duration_ms(since, "--since") if since else 0
+    for_ms = duration_ms(duration, "--for") if duration else 0
     records = 0
     with _bar() as bar:
         task = bar.add_task("recording", total=1.0)

@@ -9,7 +9,7 @@ import pytest
 from aggregator.partials import encode
 from benchmarks.scene import LOST_US, demand_partial, rtt_partial, signal_partial
 from console import cli
-from console.archive import ask, database
+from console.archive import ask, database, kinds_in
 from console.commands import history as commands
 from popsteer import clock
 from popsteer.aws import s3
@@ -17,7 +17,7 @@ from popsteer.config import Aws
 from popsteer.errors import ConfigError
 from popsteer.names import Prefix, prefix_arrays
 from popsteer.samples import Kind, Signal
-from popsteer.store import MemoryStore, ObjectStore, s3_store
+from popsteer.store import MemoryStore, ObjectStore, Stored, s3_store
 
 POPS = ("ams1", "fra1")
 NET, PLEN = prefix_arrays(Prefix.parse(t) for t in ("10.0.0.0/24", "10.0.1.0/24", "2001:db8::/48"))
@@ -92,6 +92,30 @@ def test_demand_and_signals_are_tables_too(store: MemoryStore) -> None:
 def test_sql_reads_these_tables_and_nothing_else(store: MemoryStore, sql: str) -> None:
     with pytest.raises(ConfigError, match="SQL"):
         ask(database(store, T0_MS, T0_MS + 60_000), sql)
+
+
+class Watched(MemoryStore):
+    """Remembers what was read."""
+
+    def read(self, key: str, unless_etag: str = "") -> Stored | None:
+        """See `ObjectStore.read`."""
+        self.objects.setdefault("seen", b"")
+        self.objects["seen"] += key.encode() + b"\n"
+        return MemoryStore.read(self, key, unless_etag)
+
+
+def test_only_what_a_query_names_is_read() -> None:
+    store = Watched()
+    fill(store, T0_MS)
+    sql = "SELECT count(*) FROM RTT"
+
+    base = database(store, T0_MS, T0_MS + 60_000, kinds_in(sql))
+
+    assert ask(base, sql)[1] != [(0,)]
+    assert ask(base, "SELECT count(*) FROM signal")[1] == [(0,)]
+    seen = store.objects["seen"].decode().split()
+    assert len(seen) == 3
+    assert all("kind=rtt" in key for key in seen)
 
 
 def test_an_empty_store_has_empty_tables() -> None:

@@ -9,13 +9,13 @@ from popsteer.errors import ConfigError
     [("90s", 90), ("30m", 1_800), ("2h", 7_200), ("1d", 86_400), ("1h30m", 5_400)],
 )
 def test_durations_are_read(text: str, seconds: int) -> None:
-    assert duration_ms(text) == seconds * 1_000
+    assert duration_ms(text, "--for") == seconds * 1_000
 
 
 @pytest.mark.parametrize("text", ["", "30", "m", "30 m", "-5m", "0s", "1h30"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="30m"):
-        duration_ms(text)
+    with pytest.raises(ConfigError, match=r"^--since .*30m"):
+        duration_ms(text, "--since")
 
 
 @pytest.mark.parametrize(
