@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.estimate import Estimates
-from aggregator.inference import Surroundings, inferred
+from aggregator.inference import Known
 from aggregator.market import crew
-from aggregator.prefixes import Prefixes, Rows
+from aggregator.prefixes import Rows
 from aggregator.solve import NOWHERE
 from popsteer.evidence import Source
 from popsteer.kernel import kernel
@@ -28,6 +28,7 @@ LOSSES_DOUBTED = 1.5
 _MEASURED = int(Source.MEASURED)
 
 F64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 Columns = NDArray[Any]
 """float32, int32: at a million prefixes the memory that is written is what takes the time."""
 
@@ -54,17 +55,20 @@ class Candidates:
         return len(self.row)
 
 
-def candidates(
-    estimates: Estimates, prefixes: Prefixes, pops: int, around: Surroundings
-) -> Candidates:
-    """All prefixes of which an RTT is measured or can be inferred."""
-    told = inferred(estimates, prefixes, pops, around)
-    known = told.estimates
-    first = _first_of_rows(known.key, pops)
-    bounds = np.append(first, len(known.key))
-    n = len(first)
+def candidates(told: Known, pops: int, serves: Bools | None = None) -> Candidates:
+    """All prefixes of which an RTT is measured or inferred, with the POPs [p] that may serve.
+
+    A prefix known from other POPs alone keeps its row, with nothing in it: rows are the same
+    whoever serves.
+    """
+    first = _first_of_rows(told.estimates.key, pops)
+    row, bounds = told.estimates.key[first] // pops, np.append(first, len(told.estimates))
+    if serves is not None and not serves.all():
+        told = told.of_pops(serves)
+        bounds = np.searchsorted(told.estimates.key, np.append(row, row[-1:] + 1) * pops)
+    known, n = told.estimates, len(row)
     # No wider than any row is: empty columns cost every later step as much as full ones.
-    widest = int(np.diff(bounds).max(initial=0))
+    widest = int(np.diff(bounds).max(initial=1))
     width = int(min(widest, max(WIDTH_MIN, CELLS_MAX // max(n, 1))))
     pair, pop = np.empty((n, width), np.int32), np.empty((n, width), np.int64)
     cells = np.empty((3, n, width), np.float32)
@@ -77,9 +81,7 @@ def candidates(
 
     with crew() as workers:
         workers.each(n, fill)
-    return Candidates(
-        known.key[first] // pops, pop, cells[0], cells[1], cells[2], pair, known, source
-    )
+    return Candidates(row, pop, cells[0], cells[1], cells[2], pair, known, source)
 
 
 @kernel
@@ -146,8 +148,8 @@ def _fill(
 ) -> None:
     """The columns of pairs that are known already."""
     rtt, spread, _, _ = given
+    base = np.int64(0)
     for row in range(begin, end):
-        base = key[pair[row, 0]] // pops * pops
         for c in range(pair.shape[1]):
             one = pair[row, c]
             if one == NOWHERE:
@@ -155,6 +157,8 @@ def _fill(
                 cells[0, row, c] = cells[1, row, c] = np.nan
                 source[row, c] = _MEASURED
                 continue
+            if c == 0:
+                base = key[one] // pops * pops
             pop[row, c] = key[one] - base
             cells[0, row, c] = rtt[one]
             cells[1, row, c] = spread[one]

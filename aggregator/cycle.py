@@ -18,7 +18,7 @@ from aggregator.estimate import Estimates
 from aggregator.evidence import evidence_of
 from aggregator.explore import wanted_pairs
 from aggregator.fleet import Fleet
-from aggregator.inference import Surroundings
+from aggregator.inference import Surroundings, inferred
 from aggregator.market import crew
 from aggregator.policy import BY_LOCATION, POLICIES
 from aggregator.prefixes import Prefixes
@@ -118,33 +118,47 @@ def plan_sets(sets: Sequence[Inputs]) -> list[Outcome]:
     """
     first = sets[0]
     pops = first.fleet.pops
-    considered = candidates(first.estimates, first.prefixes, len(pops), _surroundings(first))
-    if not len(considered):
+    considered = _considered(sets)
+    row = considered[0].row
+    if not len(row):
         return []
-    net, plen = first.prefixes.net[considered.row], first.prefixes.plen[considered.row]
+    net, plen = first.prefixes.net[row], first.prefixes.plen[row]
     before = [answers(one.in_force, net, plen, pops) for one in sets]
     asked = [
-        (one.policy, _problem(one, considered, said))
-        for one, said in zip(sets, before, strict=True)
+        (one.policy, _problem(one, own, said))
+        for one, own, said in zip(sets, considered, before, strict=True)
     ]
     parts = [
-        _answered(one, considered, said, found)
-        for one, said, found in zip(sets, before, solved(asked), strict=True)
+        _answered(one, own, said, found)
+        for one, own, said, found in zip(sets, considered, before, solved(asked), strict=True)
     ]
     table = _joined(sets, considered, parts)
     return [
         Outcome(
+            one,
             own,
-            considered,
             part.problem,
             part.assignment,
             said,
-            answers(own, net, plen, pops),
-            weighted(part.assignment.share, considered.rtt_us),
+            answers(one, net, plen, pops),
+            weighted(part.assignment.share, own.rtt_us),
             part.rollout,
         )
-        for own, part, said in zip(table.sets, parts, before, strict=True)
+        for one, own, part, said in zip(table.sets, considered, parts, before, strict=True)
     ]
+
+
+def _considered(sets: Sequence[Inputs]) -> list[Candidates]:
+    """The candidates of each set: those of its POPs, for the same prefixes in the same rows."""
+    first = sets[0]
+    pops = len(first.fleet.pops)
+    told = inferred(first.estimates, first.prefixes, pops, _surroundings(first))
+    found: dict[bytes, Candidates] = {}
+    for one in sets:
+        serves = one.fleet.serves
+        if serves.tobytes() not in found:
+            found[serves.tobytes()] = candidates(told, pops, serves)
+    return [found[one.fleet.serves.tobytes()] for one in sets]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +182,21 @@ def _answered(inputs: Inputs, considered: Candidates, before: Answers, found: So
     notes = (_note(considered, problem, assignment), rollout_note(rollout, judged))
     name, _ = POLICIES[inputs.policy]
     meta = _meta(inputs, considered, problem, name, "; ".join(filter(None, notes)))
-    rows = ranked_rows(considered, problem, assignment)
+    default = [inputs.fleet.pops.index(pop) for pop in meta.default]
+    rows = ranked_rows(considered, problem, assignment).with_default(default)
     return _Answered(problem, assignment, rollout, rows, meta)
 
 
-def _joined(sets: Sequence[Inputs], considered: Candidates, parts: Sequence[_Answered]) -> Table:
+def _joined(
+    sets: Sequence[Inputs], considered: Sequence[Candidates], parts: Sequence[_Answered]
+) -> Table:
     """The one table of all sets."""
-    first, pops = sets[0], sets[0].fleet.pops
-    net, plen = first.prefixes.net[considered.row], first.prefixes.plen[considered.row]
+    first, pops, row = sets[0], sets[0].fleet.pops, considered[0].row
+    net, plen = first.prefixes.net[row], first.prefixes.plen[row]
     pinned = _pins_obeyed(sets)
     rows = [
-        _pinned(one, considered, part.rows, pinned, part.meta.default)
-        for one, part in zip(sets, parts, strict=True)
+        _pinned(one, own, part.rows, pinned, part.meta.default)
+        for one, own, part in zip(sets, considered, parts, strict=True)
     ]
     further = tuple(
         Further(
@@ -437,7 +454,6 @@ def _reasons(
     reason[share > 0] = Reason.SHARED
     reason[np.arange(len(share)), share.argmax(axis=1)] = Reason.CHOSEN
     known = pop != NOWHERE
-    reason[known & ~inputs.fleet.serves[pop]] = Reason.POLICY
     if inputs.policy not in {"optimum", "greedy"}:
         reason[reason == Reason.FULL] = Reason.POLICY
     reason[known & inputs.drained[pop] & (share == 0)] = Reason.DRAINED
@@ -475,3 +491,11 @@ def excused(outcome: Outcome, inputs: Inputs) -> F64:
     for prefix in inputs.pins:
         share[_inside(inputs, outcome.considered, prefix)] = 1.0
     return share
+
+
+def pinned(outcome: Outcome, inputs: Inputs) -> Bools:
+    """[n], prefixes that an operator's order binds to one POP."""
+    bound = np.zeros(len(outcome.demand_bps), bool)
+    for prefix in inputs.pins:
+        bound |= _inside(inputs, outcome.considered, prefix)
+    return bound

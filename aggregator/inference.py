@@ -7,7 +7,7 @@ before, and its spread says so; the source of each number goes with it. A pair t
 tell stays unknown.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,12 @@ class Known:
 
     estimates: Estimates
     source: NDArray[np.uint8]
+
+    def of_pops(self, wanted: NDArray[np.bool_]) -> "Known":
+        """What is known of some POPs [p]."""
+        kept = wanted[self.estimates.key % len(wanted)]
+        columns = (getattr(self.estimates, field.name)[kept] for field in fields(Estimates))
+        return Known(Estimates(*columns), self.source[kept])
 
 
 def inferred(estimates: Estimates, prefixes: Prefixes, pops: int, around: Surroundings) -> Known:

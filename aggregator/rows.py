@@ -1,5 +1,6 @@
 """Rows of the table: ranked candidates with shares in 255ths, from an assignment."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,15 @@ class Rows8:
     rtt: NDArray[np.uint16]
     extra_net: Net
     extra_plen: Plen
+
+    def with_default(self, default: Sequence[int]) -> "Rows8":
+        """With the default order in rows that name nobody."""
+        empty = self.pop[:, 0] == NO_POP
+        if not empty.any():
+            return self
+        pop, order = self.pop.copy(), np.array(default[:CANDIDATES_MAX], np.uint16)
+        pop[empty, : len(order)] = order
+        return replace(self, pop=pop)
 
     def pinned(
         self, prefix: Prefix, pop: int, inside: NDArray[np.int64], pops: tuple[str, ...]

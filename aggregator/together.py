@@ -7,6 +7,7 @@ so that one yields a POP to another that has nowhere else to go. Pure.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -83,22 +84,26 @@ class _Account:
 
 
 def _stacked(problems: Sequence[Problem]) -> Problem:
-    """The problems as one, row under row."""
+    """The problems as one, row under row, with padding where one has fewer columns."""
     first = problems[0]
     if len(problems) == 1:
         return first
+    width = max(one.pop.shape[1] for one in problems)
 
-    def under(name: str) -> Any:
-        return np.concatenate([getattr(one, name) for one in problems])
+    def under(name: str, empty: float) -> Any:
+        columns = [getattr(one, name) for one in problems]
+        wide = [((0, 0), (0, width - own.shape[1])) for own in columns]
+        padded = map(partial(np.pad, constant_values=empty), columns, wide)
+        return np.concatenate(list(padded))
 
     return replace(
         first,
-        pop=under("pop"),
-        cost_us=under("cost_us"),
-        move_us=under("move_us"),
-        demand_bps=under("demand_bps"),
-        present=under("present"),
-        link=None if first.link is None else under("link"),
+        pop=under("pop", NOWHERE),
+        cost_us=under("cost_us", np.inf),
+        move_us=under("move_us", 0.0),
+        demand_bps=np.concatenate([one.demand_bps for one in problems]),
+        present=under("present", 0.0),
+        link=None if first.link is None else under("link", NOWHERE),
         terms=None,
     )
 
@@ -108,6 +113,10 @@ def _parts(assignment: Assignment, problems: Sequence[Problem]) -> list[Assignme
     if len(problems) == 1:
         return [assignment]
     ends = np.cumsum([len(one.demand_bps) for one in problems])[:-1]
+    shares = [
+        share[:, : one.pop.shape[1]]
+        for one, share in zip(problems, np.split(assignment.share, ends), strict=True)
+    ]
     return [
         replace(
             assignment,
@@ -115,5 +124,5 @@ def _parts(assignment: Assignment, problems: Sequence[Problem]) -> list[Assignme
             load_bps=load_bps(Answers(one.pop, share), one.demand_bps, len(one.capacity_bps)),
             bound_us=np.nan,
         )
-        for one, share in zip(problems, np.split(assignment.share, ends), strict=True)
+        for one, share in zip(problems, shares, strict=True)
     ]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aggregator.candidates import candidates
 from aggregator.estimate import Estimates, Estimator
-from aggregator.inference import Surroundings
+from aggregator.inference import Surroundings, inferred
 from aggregator.merge import RttWindow
 from aggregator.prefixes import Prefixes
 from benchmarks.scene import T0_MS
@@ -205,7 +205,7 @@ def test_a_prefix_without_its_own_estimate_borrows_that_of_the_wider_one() -> No
     if wide > narrow:
         known.rtt_us[:] = [15_000.0, 20_000.0, 30_000.0]
 
-    found = candidates(known, prefixes, 2, Surroundings())
+    found = candidates(inferred(known, prefixes, 2, Surroundings()), 2)
 
     at = found.row.tolist().index(narrow)
     assert len(found) == 2

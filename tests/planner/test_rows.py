@@ -10,10 +10,10 @@ from aggregator.candidates import Candidates, candidates
 from aggregator.compare import Answers, answers, moved, present_shares, rows_of
 from aggregator.estimate import Estimates
 from aggregator.evidence import evidence_of
-from aggregator.inference import Surroundings
+from aggregator.inference import Surroundings, inferred
 from aggregator.market import crew
 from aggregator.prefixes import Prefixes
-from aggregator.rows import ranked_rows, whole_shares
+from aggregator.rows import Rows8, ranked_rows, whole_shares
 from aggregator.solve import NOWHERE, Assignment, Problem
 from popsteer.names import Prefix, prefix_arrays, prefixes_of
 from popsteer.table import NO_POP, Table, TableMeta, build
@@ -58,7 +58,8 @@ def test_candidates_are_the_known_pairs_of_a_row_by_cost(seed: int) -> None:
     rng = np.random.default_rng(seed)
     prefixes = some_prefixes(rng, 9)
 
-    found = candidates(some_estimates(rng, len(prefixes)), prefixes, POPS, Surroundings())
+    told = inferred(some_estimates(rng, len(prefixes)), prefixes, POPS, Surroundings())
+    found = candidates(told, POPS)
 
     known = found.known
     assert found.row.tolist() == sorted(set((known.key // POPS).tolist()))
@@ -73,6 +74,37 @@ def test_candidates_are_the_known_pairs_of_a_row_by_cost(seed: int) -> None:
         assert found.rtt_us[line, : len(here)].tolist() == known.rtt_us[here].tolist()
         assert (found.pop[line, len(here) :] == NOWHERE).all()
         assert np.isinf(found.cost_us[line, len(here) :]).all()
+
+
+@given(seeds)
+@settings(max_examples=100, deadline=None)
+def test_candidates_of_some_pops_are_those_of_all_without_the_others(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    prefixes, serves = some_prefixes(rng, 9), rng.random(POPS) < 0.4
+    told = inferred(some_estimates(rng, len(prefixes)), prefixes, POPS, Surroundings())
+
+    whole, some = candidates(told, POPS), candidates(told, POPS, serves)
+
+    assert some.row.tolist() == whole.row.tolist()
+    for line in range(len(whole)):
+        own, of_all = some.pop[line] != NOWHERE, serves[whole.pop[line]]
+        of_all &= whole.pop[line] != NOWHERE
+        for name in ("pop", "cost_us", "rtt_us", "spread_us", "source"):
+            got, want = getattr(some, name)[line][own], getattr(whole, name)[line][of_all]
+            assert got.tolist() == want.tolist()
+        pair = some.pair[line][own]
+        assert some.known.rtt_us[pair].tolist() == some.rtt_us[line][own].tolist()
+
+
+def test_a_row_that_names_nobody_gets_the_default_order() -> None:
+    rows = Rows8(
+        np.array([[3, NO_POP], [NO_POP, NO_POP]], np.uint16),
+        np.full((2, 2), 255, np.uint8),
+        np.zeros((2, 2), np.uint16),
+        np.zeros(0, np.uint64),
+        np.zeros(0, np.uint8),
+    )
+    assert rows.with_default([2, 1]).pop.tolist() == [[3, NO_POP], [2, 1]]
 
 
 @given(seeds)
@@ -98,7 +130,8 @@ def test_shares_are_255ths_within_one_of_the_exact_ones(seed: int) -> None:
 def some_problem(
     rng: np.random.Generator, prefixes: Prefixes
 ) -> tuple[Candidates, Problem, Assignment]:
-    found = candidates(some_estimates(rng, len(prefixes)), prefixes, POPS, Surroundings())
+    told = inferred(some_estimates(rng, len(prefixes)), prefixes, POPS, Surroundings())
+    found = candidates(told, POPS)
     n, k = found.pop.shape
     usable = rng.random(POPS) < 0.8
     cost = np.where((found.pop != NOWHERE) & usable[found.pop], found.cost_us, np.inf)

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from aggregator import candidates
 from aggregator.planner import Planner
 from aggregator.services import sets_of
 from aggregator.settings import bulk
@@ -15,7 +16,7 @@ from popsteer import evidence
 from popsteer.config import Config, Pop, Service
 from popsteer.errors import ConfigError
 from popsteer.samples import Kind
-from popsteer.table import SETS_MAX
+from popsteer.table import NO_POP, SETS_MAX
 from popsteer.targets import Targets
 
 WWW, VIDEO = "www.cdn.example.", "video.cdn.example."
@@ -96,6 +97,29 @@ def test_each_service_is_answered_by_its_policy() -> None:
     assert table.answers_of(VIDEO).meta.policy == "first POP that is up"
     assert table.answers_of(VIDEO).meta.default[0] in {"p1", "p3"}
     assert table.answers_of("anything.else.") is table
+
+
+def test_a_service_of_few_pops_is_steered_among_them_however_far_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # With so many POPs a row keeps its nearest alone; none of those may serve.
+    monkeypatch.setattr(candidates, "WIDTH_MIN", 3)
+    monkeypatch.setattr(candidates, "CELLS_MAX", 3)
+    scene = scene_of(
+        Service(name=WWW),
+        Service(name=VIDEO, policy="nearest", pops=("p0", "p5", "p7")),
+        pops=8,
+        prefixes=60,
+        headroom=20,
+    )
+
+    scene.run(12)
+
+    few = [0, 5, 7]
+    nearest = np.array(few)[scene.rtt_us[:, few].argmin(axis=1)]
+    assert (shares(scene, VIDEO).argmax(axis=1) == nearest).mean() > 0.9
+    own = scene.table().answers_of(VIDEO)
+    assert set(np.unique(own.pop).tolist()) <= {*few, NO_POP}
 
 
 def test_no_service_fills_what_another_uses() -> None:
