@@ -26,6 +26,8 @@ class Fleet:
     """Whether any service names it."""
     ttl_s: float
     """The longest of the services."""
+    capacity_rps: F64 | None = None
+    """[p], requests a second; infinite where unlimited. None: no POP is limited by them."""
 
     @cached_property
     def link_subjects(self) -> tuple[Subject, ...]:
@@ -47,6 +49,7 @@ class Fleet:
 def fleet_of(config: Config) -> Fleet:
     """The POPs of a configuration."""
     capacity = np.array([pop.capacity_bps for pop in config.pop], np.float64)
+    requests = np.array([pop.capacity_rps for pop in config.pop], np.float64)
     serving = {pop for service in config.service for pop in config.pops_of(service)}
     return Fleet(
         tuple(pop.id for pop in config.pop),
@@ -54,4 +57,5 @@ def fleet_of(config: Config) -> Fleet:
         tuple({link.id: link.capacity_bps for link in pop.link} for pop in config.pop),
         np.array([pop.id in serving or not config.service for pop in config.pop], bool),
         float(max((service.ttl_s for service in config.service), default=20)),
+        np.where(requests > 0, requests, np.inf) if requests.any() else None,
     )

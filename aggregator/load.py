@@ -1,7 +1,7 @@
 """What the signals say of POPs now: their load, and what they can carry. Pure.
 
-A POP carries what it is configured for or says that it can, less where one of its links is the
-narrower, or an order caps it. Decides nothing; that is for `aggregator.control`.
+A POP carries what it is configured for or says that it can, less where its requests or one of its
+links are the narrower, or an order caps it. Decides nothing; that is for `aggregator.control`.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,9 @@ from popsteer.samples import Signal
 
 STALE_S = 20.0
 """Load older than this is unknown."""
+SIZE_TRUST = 0.1
+"""How soon the size of a POP's own requests counts: so many of its capacity are added to those it
+has, of the size that they have everywhere. The few odd ones of an idle POP say nothing."""
 LINK_BUSY = 0.5
 """A link below this utilisation does not bound its POP."""
 
@@ -30,9 +33,9 @@ class Load:
     load_bps: F64
     """NaN where unknown or stale."""
     capacity_bps: F64
-    """Of the POP as its narrowest busy link allows; infinite is unlimited."""
+    """Of the POP as its requests and its narrowest busy link allow; infinite is unlimited."""
     rated_bps: F64
-    """Capacity as configured or reported, before links and orders."""
+    """Capacity as configured or reported, before requests, links and orders."""
     reason: tuple[str, ...]
     """What bounds the capacity, where it is not the configuration."""
     at_ms: int = 0
@@ -50,16 +53,42 @@ def measured(fleet: Fleet, signals: Signals, caps_bps: Mapping[str, float], now_
     reason = [""] * len(fleet.pops)
     for p in np.flatnonzero(less).tolist():
         reason[p] = "it reports less capacity than configured"
-    own, capacity = rated.copy(), rated.copy()
-    for p, link, bound_bps in _full_links(fleet, signals, load, now_ms):
-        if bound_bps < capacity[p]:
-            capacity[p], reason[p] = bound_bps, f"link {link} bounds it"
+    bound_bps = _requests_bound_bps(fleet, signals, load, now_ms)
+    for p in np.flatnonzero(bound_bps < rated).tolist():
+        reason[p] = "its requests bound it"
+    own = np.minimum(rated, bound_bps)
+    capacity = own.copy()
+    for p, link, full_bps in _full_links(fleet, signals, load, now_ms):
+        if full_bps < capacity[p]:
+            capacity[p], reason[p] = full_bps, f"link {link} bounds it"
     for p, pop in enumerate(fleet.pops):
         if pop in caps_bps:
             own[p] = min(own[p], caps_bps[pop])
             if caps_bps[pop] < capacity[p]:
                 capacity[p], reason[p] = caps_bps[pop], "capped by order"
     return Load(load, capacity, rated, tuple(reason), signals.newest_ms, own)
+
+
+def _requests_bound_bps(fleet: Fleet, signals: Signals, load_bps: F64, now_ms: int) -> F64:
+    """[p], the load at which a POP serves as many requests as it can, if their size stays.
+
+    Infinite where requests are unlimited, or while nobody says how many there are.
+    """
+    limit_rps = fleet.capacity_rps
+    bound_bps = np.full(len(fleet.pops), np.inf)
+    if limit_rps is None:
+        return bound_bps
+    rps = _fresh(signals.of(fleet.pops, Signal.LOAD_RPS), now_ms)
+    told = np.isfinite(load_bps) & np.isfinite(rps)
+    load, rps = np.where(told, load_bps, 0.0), np.where(told, rps, 0.0)
+    if load.sum() <= 0 or rps.sum() <= 0:
+        return bound_bps
+    limited = np.isfinite(limit_rps)
+    limit_rps, assumed_rps = limit_rps[limited], SIZE_TRUST * limit_rps[limited]
+    assumed_bps = assumed_rps * load.sum() / rps.sum()
+    bits = (load[limited] + assumed_bps) / (rps[limited] + assumed_rps)
+    bound_bps[limited] = limit_rps * bits
+    return bound_bps
 
 
 def _full_links(

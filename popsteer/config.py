@@ -103,6 +103,7 @@ class Pop(Section, frozen=True, kw_only=True):
     capacity_bps: NotNegative = 0
     """0 is unlimited."""
     capacity_rps: NotNegative = 0
+    """0 is unlimited. Requests count where load reports say how many there are."""
     weight: NotNegative = 1
     """Its share of traffic beside the others', for policies that go by weights."""
     cost: NotNegative = 0

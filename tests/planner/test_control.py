@@ -1,7 +1,10 @@
 """The loops under virtual time: health, the load loop against a lagging plant, the arbiter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from msgspec.structs import replace as replaced
 
 from aggregator.control import (
     DWELL_S,
@@ -228,6 +231,32 @@ def test_measured_takes_the_narrowest_of_config_report_link_and_order() -> None:
     assert np.isnan(measured(FLEET, signals, {}, T0_MS + 60_000).load_bps).all()
 
 
+def test_a_pop_with_limited_requests_carries_as_many_bits_as_these_are_long() -> None:
+    fleet = replace(FLEET, capacity_rps=np.array([10.0, 10.0, np.inf]))
+    signals = Signals()
+    values = {
+        ("a", Signal.LOAD_BPS): 40.0,
+        ("a", Signal.LOAD_RPS): 8.0,
+        ("b", Signal.LOAD_BPS): 0.01,
+        ("b", Signal.LOAD_RPS): 0.1,
+        ("c", Signal.LOAD_BPS): 24.99,
+        ("c", Signal.LOAD_RPS): 4.9,
+    }
+    assert measured(fleet, signals, {}, T0_MS).capacity_bps.tolist() == [100, 100, 100]
+    signals.observe([signal_partial(T0_MS, values)])
+
+    seen = measured(fleet, signals, {}, T0_MS + 2_000)
+
+    # Requests are 5 bits everywhere, but for the few on the idle one.
+    assert seen.capacity_bps == pytest.approx([50, 46, 100], rel=0.01)
+    assert seen.own_bps is not None
+    assert seen.own_bps.tolist() == seen.capacity_bps.tolist()
+    assert seen.rated_bps.tolist() == [100, 100, 100]
+    assert seen.reason == ("its requests bound it", "its requests bound it", "")
+    stale = measured(fleet, signals, {}, T0_MS + 60_000)
+    assert stale.capacity_bps.tolist() == [100, 100, 100]
+
+
 def test_the_arbiter_plans_each_period_and_at_once_when_it_must() -> None:
     arbiter = Arbiter(30, 5)
     calm = np.zeros(3, np.int64)
@@ -254,3 +283,7 @@ def test_the_fleet_is_what_the_configuration_says() -> None:
     assert fleet.links == ({"x": 3.0}, {})
     assert fleet.serves.tolist() == [True, False]
     assert fleet.ttl_s == 30
+    assert fleet.capacity_rps is None
+    limited = fleet_of(replaced(config, pop=(Pop(id="a", capacity_rps=7), Pop(id="b"))))
+    assert limited.capacity_rps is not None
+    assert limited.capacity_rps.tolist() == [7, np.inf]

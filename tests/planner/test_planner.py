@@ -1,5 +1,7 @@
 """The planner end to end over a store in memory, under a virtual clock."""
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from popsteer.orders import Order, OrderKind
 from popsteer.samples import Signal
 from popsteer.store import MemoryStore, Stored
 from popsteer.table import CURRENT_KEY
+
+REQUEST_BITS = 1e6
 
 
 def give(scene: Scene, kind: OrderKind, seconds: int, **what: object) -> None:
@@ -383,6 +387,25 @@ def test_links_bound_their_pop() -> None:
 
     assert scene.load_bps()[scene.pops.index(pop)] < 0.55 * before_bps
     assert f"link {link.id} bounds it" in scene.state().pops[pop].reason
+
+
+def test_requests_bound_their_pop() -> None:
+    scene = make_scene(headroom=4)
+    scene.run(60)
+    pop, before_bps = int(scene.load_bps().argmax()), float(scene.load_bps().max())
+    limit_rps = np.full(len(scene.pops), np.inf)
+    limit_rps[pop] = 0.5 * before_bps / REQUEST_BITS
+    scene.planner.fleet = replace(scene.planner.fleet, capacity_rps=limit_rps)
+
+    def served(now: Scene) -> None:
+        rps = zip(now.pops, (now.load_bps() / REQUEST_BITS).tolist(), strict=True)
+        said = {(name, Signal.LOAD_RPS): value for name, value in rps}
+        now.write_link(signal_partial(now.now_ms, said))
+
+    scene.run(150, served)
+
+    assert scene.load_bps()[pop] < 0.55 * before_bps
+    assert scene.state().pops[scene.pops[pop]].reason == "its requests bound it"
 
 
 def test_refused_tables_are_kept_with_the_reason(scene: Scene) -> None:
