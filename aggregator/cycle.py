@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator import pins
 from aggregator.candidates import Candidates, candidates
 from aggregator.compare import Answers, answers, load_bps, present_shares
 from aggregator.estimate import Estimates
@@ -20,6 +21,7 @@ from aggregator.explore import wanted_pairs
 from aggregator.fleet import Fleet
 from aggregator.inference import Surroundings, inferred
 from aggregator.market import crew
+from aggregator.pins import Pin
 from aggregator.policy import BY_LOCATION, POLICIES
 from aggregator.prefixes import Prefixes
 from aggregator.rollout import Rollout, Trial, staged
@@ -31,7 +33,7 @@ from aggregator.together import Solved, solved
 from aggregator.weights import moving_us, usable_us, weighted
 from popsteer.clock import SECOND_MS
 from popsteer.evidence import Evidence, Reason, Source
-from popsteer.names import IPV6_BIT, Prefix
+from popsteer.names import Prefix
 from popsteer.table import Further, Ranked, Table, TableMeta, build
 from popsteer.wanted import Wanted
 
@@ -193,10 +195,10 @@ def _joined(
     """The one table of all sets."""
     first, pops, row = sets[0], sets[0].fleet.pops, considered[0].row
     net, plen = first.prefixes.net[row], first.prefixes.plen[row]
-    pinned = _pins_obeyed(sets)
+    obeyed = pins.shared([_pins(one) for one in sets])
     rows = [
-        _pinned(one, own, part.rows, pinned, part.meta.default)
-        for one, own, part in zip(sets, considered, parts, strict=True)
+        pins.pinned(part.rows, own, net, plen, pops, part.meta.default)
+        for own, part in zip(obeyed, parts, strict=True)
     ]
     further = tuple(
         Further(
@@ -280,7 +282,8 @@ def _problem(inputs: Inputs, considered: Candidates, before: Answers) -> Problem
         cost = usable_us(considered.cost_us, considered.pop, usable, workers)
         moving = moving_us(considered.spread_us, present, inputs.move_gain_us, workers)
     if inputs.pins:
-        cost[~_allowed(inputs, considered)] = np.inf
+        net, plen = inputs.prefixes.net[considered.row], inputs.prefixes.plen[considered.row]
+        cost[~pins.allowed(_pins(inputs), net, plen, considered.pop)] = np.inf
     return Problem(
         pop=considered.pop,
         cost_us=cost,
@@ -310,18 +313,6 @@ def _links(inputs: Inputs, considered: Candidates) -> Ints | None:
         return None
     there = inputs.route(considered.row, np.maximum(considered.pop, 0))
     return np.where(considered.pop == NOWHERE, NOWHERE, there)
-
-
-def _allowed(inputs: Inputs, considered: Candidates) -> Bools:
-    """[n, k], what pins leave: prefixes inside a pinned one have its POP alone."""
-    allowed = np.ones(considered.pop.shape, bool)
-    for prefix, pop in sorted(inputs.pins.items(), key=lambda pin: pin[0].length):
-        number = _pin_of(inputs, pop)
-        if number != NOWHERE:
-            chosen = considered.pop == number
-            known = _inside(inputs, considered, prefix) & chosen.any(axis=1)
-            allowed[known] = chosen[known]
-    return allowed
 
 
 def fallen_over(said: Answers, usable: Bools) -> Answers:
@@ -391,51 +382,9 @@ def _default(inputs: Inputs, considered: Candidates, problem: Problem) -> tuple[
     return tuple(inputs.fleet.pops[i] for i in order.tolist() if inputs.fleet.serves[i])
 
 
-def _pin_of(inputs: Inputs, pop: str) -> int:
-    """The number of a pin's POP; NOWHERE while it cannot be obeyed."""
-    number = inputs.fleet.pops.index(pop) if pop in inputs.fleet.pops else NOWHERE
+def _pins(inputs: Inputs) -> list[Pin]:
     usable = usable_pops(inputs.fleet, inputs.up, inputs.drained)
-    return number if number != NOWHERE and usable[number] else NOWHERE
-
-
-def _pins_obeyed(sets: Sequence[Inputs]) -> list[tuple[Prefix, str]]:
-    """The pins that some set obeys, the widest first: sets share their rows."""
-    pins = sorted(sets[0].pins.items(), key=lambda pin: pin[0].length)
-    return [pin for pin in pins if any(_pin_of(one, pin[1]) != NOWHERE for one in sets)]
-
-
-def _pinned(
-    inputs: Inputs,
-    considered: Candidates,
-    rows: Rows8,
-    pins: Sequence[tuple[Prefix, str]],
-    default: Sequence[str],
-) -> Rows8:
-    """Rows inside a pinned prefix, and the prefix itself, answer with its POP while it can.
-
-    Where it cannot, the prefix itself says what the default order says.
-    """
-    pops = inputs.fleet.pops
-    for prefix, pop in pins:
-        number = _pin_of(inputs, pop)
-        if number == NOWHERE:
-            rows = rows.pinned(prefix, pops.index(default[0]), np.zeros(0, np.int64), pops)
-            continue
-        inside = _inside(inputs, considered, prefix)
-        rows = rows.pinned(prefix, number, np.flatnonzero(inside), pops)
-    return rows
-
-
-def _inside(inputs: Inputs, considered: Candidates, prefix: Prefix) -> Bools:
-    net, plen = inputs.prefixes.net[considered.row], inputs.prefixes.plen[considered.row]
-    family = (plen & np.uint8(IPV6_BIT)) == (prefix.plen & IPV6_BIT)
-    inside: Bools = (
-        family
-        & ((plen & np.uint8(0x7F)) >= prefix.length)
-        & (net >= np.uint64(prefix.net))
-        & (net <= np.uint64(prefix.last))
-    )
-    return inside
+    return pins.pins_of(inputs.pins, inputs.fleet.pops, usable)
 
 
 def _reasons(
@@ -458,10 +407,10 @@ def _reasons(
         reason[reason == Reason.FULL] = Reason.POLICY
     reason[known & inputs.drained[pop] & (share == 0)] = Reason.DRAINED
     reason[known & ~inputs.up[pop] & (share == 0)] = Reason.DOWN
-    for prefix, pinned in sorted(inputs.pins.items(), key=lambda pin: pin[0].length):
-        if pinned in inputs.fleet.pops:
-            inside = _inside(inputs, considered, prefix)[:, None]
-            chosen = pop == inputs.fleet.pops.index(pinned)
+    net, plen = inputs.prefixes.net[considered.row], inputs.prefixes.plen[considered.row]
+    for pin in _pins(inputs):
+        if pin.pop != NOWHERE:
+            inside, chosen = pin.inside(net, plen)[:, None], pop == pin.pop
             reason[inside & known & ~chosen] = Reason.PINNED_ELSEWHERE
             reason[inside & chosen] = Reason.CHOSEN
     return reason
@@ -488,14 +437,15 @@ def excused(outcome: Outcome, inputs: Inputs) -> F64:
     share: F64 = np.where(
         outcome.before.pop >= 0, outcome.before.share * must[outcome.before.pop], 0.0
     ).sum(axis=1)
-    for prefix in inputs.pins:
-        share[_inside(inputs, outcome.considered, prefix)] = 1.0
+    share[pinned(outcome, inputs)] = 1.0
     return share
 
 
 def pinned(outcome: Outcome, inputs: Inputs) -> Bools:
     """[n], prefixes that an operator's order binds to one POP."""
-    bound = np.zeros(len(outcome.demand_bps), bool)
+    row = outcome.considered.row
+    net, plen = inputs.prefixes.net[row], inputs.prefixes.plen[row]
+    bound = np.zeros(len(row), bool)
     for prefix in inputs.pins:
-        bound |= _inside(inputs, outcome.considered, prefix)
+        bound |= pins.inside(prefix, net, plen)
     return bound
