@@ -12,21 +12,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregator.compare import Answers, moved
+from aggregator.compare import NO_ROW, Answers, load_bps, moved, rows_of
 from popsteer.clock import age_s
 from popsteer.table import Table
 
 COVERAGE_MIN = 0.8
-"""Of the demand that the old table answered, so much must be answered by the new one."""
+"""Of the demand that the old table answered, and of its rows, so much must have an answer by the
+new one. It gives way while tables are refused: targets may really have become fewer."""
 ONE_POP_MAX = 0.9
-"""Share of demand at one POP, when there are several that could take it."""
+"""Share of demand at one POP, when there are several that could take it and it was not there
+before. It gives way while tables are refused: most users may really live around one POP."""
 MOVED_MAX = 0.5
 """Share of demand that may move for no other reason than measurements."""
 STALE_S_MAX = 180.0
+OLDER_S_MAX = 30.0
+"""By no more than this may the newest measurement be older than that of the table in force: a
+planner that slept is not to speak of yesterday."""
 FASTER_FACTOR = 0.4
 FASTER_MAX = 0.3
 """No more than this share of demand may find its RTT fallen to less than the factor at once."""
 CAPACITY_FACTOR_MAX = 20.0
+"""A capacity that rose by more is a slip of the unit until it is raised in steps. One that fell
+by more may be true: that gives way while tables are refused."""
 SOURCES_MIN = 0.5
 """Share of the POPs with measurements, against the last good table."""
 RISK_MAX = 0.25
@@ -35,6 +42,7 @@ It gives way while tables are refused: with N+1 alone against it, a table must n
 
 
 F64 = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +74,22 @@ class Case:
     """[n], estimate for the cheapest POP over what the last good table took; NaN is unknown."""
     pops_usable: int
     pops_all: int
-    capacity_ratio_max: float
-    """Of any POP, against the last good table; 1 is unchanged."""
+    capacity_rise: float
+    """The greatest factor of any POP, against the last good table; 1 is unchanged."""
+    capacity_fall: float
+    """The greatest factor by which one became less."""
     measured_pops: int
-    measured_pops_before: int
+    measured_pops_before: float
+    """It gives way while tables are refused."""
     one_pop_meant: bool = False
     """The policy sends everybody to one POP while that is up."""
+    pinned: Bools | None = None
+    """[n], prefixes that an operator's order binds to one POP."""
     risk: Risk | None = None
     """Of all services together."""
+    coverage_min: float = COVERAGE_MIN
+    one_pop_max: float = ONE_POP_MAX
+    capacity_fall_max: float = CAPACITY_FACTOR_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +137,31 @@ def _all_down(case: Case) -> str:
 
 
 def _stale(case: Case) -> str:
-    age = age_s(case.new.meta.window_last_ms, case.now_ms)
-    if age <= STALE_S_MAX:
-        return ""
-    return f"the newest measurement is {age:.0f} s old; at most {STALE_S_MAX:.0f} s"
+    newest_ms = case.new.meta.window_last_ms
+    age = age_s(newest_ms, case.now_ms)
+    if age > STALE_S_MAX:
+        return f"the newest measurement is {age:.0f} s old; at most {STALE_S_MAX:.0f} s"
+    known_ms = case.old.meta.window_last_ms if case.old else 0
+    older_s = age_s(newest_ms, known_ms)
+    # What claims to be of the future says nothing.
+    if older_s > OLDER_S_MAX and known_ms <= case.now_ms:
+        return f"the newest measurement is {older_s:.0f} s older than that of the table in force"
+    return ""
 
 
 def _shrunken(case: Case) -> str:
     answered = case.before.share.sum(axis=1) > 0
     whole = float(case.demand_bps[answered].sum())
     still = float(case.demand_bps[answered & (case.after.share.sum(axis=1) > 0)].sum())
-    if not whole or still >= COVERAGE_MIN * whole:
+    if whole and still < case.coverage_min * whole:
+        return f"only {still / whole:.0%} of the demand that had an answer still has one"
+    # Of prefixes that nothing is known of any more there is no demand either.
+    if case.old is None or not len(case.old):
         return ""
-    return f"only {still / whole:.0%} of the demand that had an answer still has one"
+    kept = float((rows_of(case.new, case.old.net, case.old.plen) != NO_ROW).mean())
+    if kept >= case.coverage_min:
+        return ""
+    return f"only {kept:.0%} of the {len(case.old)} rows of the table in force still have an answer"
 
 
 def _sources(case: Case) -> str:
@@ -141,27 +169,37 @@ def _sources(case: Case) -> str:
         return ""
     return (
         f"{case.measured_pops} POPs have measurements; "
-        f"the table in force rests on {case.measured_pops_before}"
+        f"the table in force rests on {case.measured_pops_before:.0f}"
     )
 
 
 def _one_pop(case: Case) -> str:
     if case.pops_usable < 3 or case.one_pop_meant:
         return ""
-    placed = case.after.share > 0
-    weight = (case.after.share * case.demand_bps[:, None])[placed]
-    load = np.bincount(case.after.pop[placed], weight)
-    if not load.sum() or load.max() <= ONE_POP_MAX * load.sum():
+    free = ~case.pinned if case.pinned is not None else np.ones(len(case.demand_bps), bool)
+    share = _shares(case.after, case.demand_bps * free, len(case.new.pops))
+    top = int(share.argmax())
+    before = _shares(case.before, case.demand_bps, len(case.new.pops))
+    if share[top] <= case.one_pop_max or before[top] > ONE_POP_MAX:
         return ""
-    top = case.new.pops[int(load.argmax())]
-    return f"{load.max() / load.sum():.0%} of the demand would go to {top} alone"
+    return f"{share[top]:.0%} of the demand would go to {case.new.pops[top]} alone"
+
+
+def _shares(said: Answers, demand_bps: F64, pops: int) -> F64:
+    """[p], of all demand."""
+    load, whole = load_bps(said, demand_bps, pops), float(demand_bps.sum())
+    return load / whole if whole else np.zeros(pops)
 
 
 def _capacity(case: Case) -> str:
-    ratio = case.capacity_ratio_max
-    if 1 / CAPACITY_FACTOR_MAX <= ratio <= CAPACITY_FACTOR_MAX:
-        return ""
-    return f"the capacity of a POP changed by a factor of {ratio:.4g}; is its unit right?"
+    if case.capacity_rise > CAPACITY_FACTOR_MAX:
+        return (
+            f"the capacity of a POP rose {case.capacity_rise:.4g} times; is its unit right? "
+            f"If it is, raise it in steps of less than {CAPACITY_FACTOR_MAX:.0f} times"
+        )
+    if case.capacity_fall > case.capacity_fall_max:
+        return f"the capacity of a POP fell {case.capacity_fall:.4g} times; is its unit right?"
+    return ""
 
 
 def _poisoned(case: Case) -> str:
@@ -186,12 +224,20 @@ def _moved(case: Case) -> str:
 
 def _n_plus_one(case: Case) -> str:
     risk = case.risk
-    if risk is None or risk.after <= risk.before + risk.allowed:
+    if risk is None or risk.after <= risk.before + risk.allowed + _ordered_share(case):
         return ""
     return (
         f"if {risk.pop} were lost there would be no room for {risk.after:.0%} of the demand, by "
         f"the table in force for {risk.before:.0%}"
     )
+
+
+def _ordered_share(case: Case) -> float:
+    """Share of demand that goes where an operator says, who was told what that does."""
+    whole = float(case.demand_bps.sum())
+    if case.pinned is None or not whole:
+        return 0.0
+    return float(case.demand_bps[case.pinned].sum()) / whole
 
 
 RULES: dict[str, Rule] = {

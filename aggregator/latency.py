@@ -31,6 +31,7 @@ from aggregator.survival import n_plus_one
 from aggregator.terms import Atlas
 from popsteer.clock import SECOND_MS
 from popsteer.config import Plan
+from popsteer.evidence import Source
 from popsteer.memory import give_back
 from popsteer.names import Prefix
 from popsteer.table import Table, TableMeta
@@ -135,12 +136,15 @@ class LatencyLoop:
             if force
             else self._arbiter.due(usable, self._loop.shedding_since_ms, now.now_ms)
         )
-        if not why or (self._another_planned(now.now_ms, chores) and "POP" not in why):
+        if not why or (self._another_planned(now, chores) and "POP" not in why):
             return
         estimates = self._known.estimates(now.now_ms)
         if not self._enough(estimates):
             return
         started = time.process_time()
+        if self.reference.empty:
+            with chores.attempt("reference"):
+                self._remember()
         inputs = self._inputs(estimates, now)
         outcomes = cycle.plan_sets(inputs)
         self._arbiter.planned(usable, why, now.now_ms)
@@ -165,13 +169,28 @@ class LatencyLoop:
             window_age_s=round(cycle.data_age_s(table, now.now_ms), 1),
         )
 
-    def _another_planned(self, now_ms: int, chores: Chores) -> bool:
+    def _another_planned(self, now: Now, chores: Chores) -> bool:
         """Whether another active planner put a table in force within this period."""
         publisher = self._publisher
         with chores.attempt("pointer"):
             if publisher.refresh() and publisher.in_force is not None:
                 self._theirs_ms = publisher.in_force.pointer.created_ms
-        return now_ms - self._theirs_ms < self._plan.latency_period_s * SECOND_MS
+                # It was judged good on what we measure, too: should they die, we judge by it.
+                estimates = self._known.estimates(now.now_ms)
+                self.reference.accept(estimates, now.load.rated_bps, len(self._fleet.pops))
+        return now.now_ms - self._theirs_ms < self._plan.latency_period_s * SECOND_MS
+
+    def _remember(self) -> None:
+        """After a start: what the table in force rests on, as its evidence has it."""
+        in_force, prefixes = self._publisher.in_force, self._known.prefixes
+        evidence = self._publisher.evidence() if in_force else None
+        if evidence is None or evidence.pops != self._fleet.pops:
+            return
+        row = prefixes.rows(evidence.net, evidence.plen)
+        known = (row >= 0) & (evidence.source == Source.MEASURED) & ~np.isnan(evidence.rtt_us)
+        key = row[known] * len(self._fleet.pops) + evidence.pop[known]
+        rtt_us = evidence.rtt_us[known].astype(np.float64)
+        self.reference.resume(key, rtt_us, len(self._fleet.pops))
 
     def _enough(self, estimates: Estimates) -> bool:
         known = self._known
@@ -261,6 +280,7 @@ class LatencyLoop:
 
     def _case(self, outcome: cycle.Outcome, inputs: cycle.Inputs, now: Now, risk: Risk) -> Case:
         pops, reference = len(self._fleet.pops), self.reference
+        rise, fall = reference.capacity_change(now.load.rated_bps)
         able = inputs.up & ~inputs.drained
         # A service whose few POPs are all away must not hold up the tables of all others.
         usable = int((inputs.fleet.serves & able).sum()) or int((self._fleet.serves & able).any())
@@ -275,11 +295,16 @@ class LatencyLoop:
             rtt_ratio=reference.rtt_ratio(outcome, pops),
             pops_usable=usable,
             pops_all=int(inputs.fleet.serves.sum()),
-            capacity_ratio_max=reference.capacity_ratio(now.load.rated_bps),
+            capacity_rise=rise,
+            capacity_fall=fall,
             measured_pops=reference.fresh_pops(inputs.estimates, pops),
             measured_pops_before=reference.pops,
             one_pop_meant=inputs.policy in TO_ONE_POP,
+            pinned=cycle.pinned(outcome, inputs),
             risk=risk,
+            coverage_min=reference.coverage_min,
+            one_pop_max=reference.one_pop_max,
+            capacity_fall_max=reference.capacity_fall_max,
         )
 
     def _conclude(

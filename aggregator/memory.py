@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 
 from aggregator.cycle import Outcome
 from aggregator.estimate import Estimates
-from aggregator.guard import RISK_MAX
+from aggregator.guard import CAPACITY_FACTOR_MAX, COVERAGE_MIN, ONE_POP_MAX, RISK_MAX
 from popsteer.kernel import kernel
 
 RELENT_SHARE = 0.1
 """By how much the reference gives way with each refusal."""
 RISK_STEP = 0.05
 """By how much more risk is allowed with each refusal."""
+COVERAGE_STEP = 0.05
+ONE_POP_STEP = 0.02
+CAPACITY_STEP = 1.5
+"""By which factor a capacity may have fallen more with each refusal."""
 FRESH_S = 90.0
 """A POP counts as measured while an estimate of it is younger."""
 FRESH_PREFIXES = 0.1
@@ -33,9 +37,27 @@ class Reference:
         self._key = np.zeros(0, np.int64)
         self._rtt_us = np.zeros(0)
         self._rated_bps: F64 | None = None
-        self.pops = 0
+        self.pops = 0.0
+        """With measurements."""
+        self._begin()
+
+    def _begin(self) -> None:
         self.risk_allowed = RISK_MAX
         """How much worse N+1 may be by a new table, as a share of demand."""
+        self.coverage_min = COVERAGE_MIN
+        self.one_pop_max = ONE_POP_MAX
+        self.capacity_fall_max = CAPACITY_FACTOR_MAX
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is known of the estimates behind the table in force."""
+        return not len(self._key)
+
+    def resume(self, key: NDArray[np.int64], rtt_us: F64, pops: int) -> None:
+        """Take over what the table in force says that it rests on: pairs and their RTTs."""
+        order = np.argsort(key)
+        self._key, self._rtt_us = key[order], rtt_us[order]
+        self.pops = float(len(np.unique(key % pops)))
 
     def capacity(self, rated_bps: F64) -> None:
         """Take capacities over from the last planner; NaN is unknown."""
@@ -49,16 +71,19 @@ class Reference:
         low_us = (1 - RELENT_SHARE) * self._at(estimates.key)
         self._key, self._rtt_us = estimates.key, np.fmax(estimates.rtt_us, low_us)
         self._rated_bps = rated_bps
-        self.pops = self.fresh_pops(estimates, pops)
-        self.risk_allowed = RISK_MAX
+        self.pops = float(self.fresh_pops(estimates, pops))
+        self._begin()
 
     def relent(self, estimates: Estimates, pops: int) -> None:
         """A table on these was refused: give way a little."""
         now_us = self._now_us(estimates)
         low, high = (1 - RELENT_SHARE) * self._rtt_us, (1 + RELENT_SHARE) * self._rtt_us
         self._rtt_us = np.where(np.isnan(now_us), self._rtt_us, np.clip(now_us, low, high))
-        self.pops = max(self.fresh_pops(estimates, pops), int(self.pops * (1 - RELENT_SHARE)))
+        self.pops = max(self.fresh_pops(estimates, pops), self.pops * (1 - RELENT_SHARE))
         self.risk_allowed += RISK_STEP
+        self.coverage_min -= COVERAGE_STEP
+        self.one_pop_max += ONE_POP_STEP
+        self.capacity_fall_max *= CAPACITY_STEP
 
     def _now_us(self, estimates: Estimates) -> F64:
         """The estimates now, for the pairs of the reference; NaN where there is none."""
@@ -83,15 +108,14 @@ class Reference:
         ratio: F64 = outcome.considered.rtt_us[:, 0] / self._at(key)
         return ratio
 
-    def capacity_ratio(self, rated_bps: F64) -> float:
-        """The factor by which a POP's capacity changed most; 1 where nothing is known."""
+    def capacity_change(self, rated_bps: F64) -> tuple[float, float]:
+        """The factors by which a POP's capacity rose and fell most; 1 where nothing is known."""
         if self._rated_bps is None:
-            return 1.0
+            return 1.0, 1.0
         both = np.isfinite(self._rated_bps) & np.isfinite(rated_bps)
+        both &= (self._rated_bps > 0) & (rated_bps > 0)
         ratio = rated_bps[both] / self._rated_bps[both]
-        if not len(ratio):
-            return 1.0
-        return float(ratio[np.abs(np.log(ratio)).argmax()])
+        return float(ratio.max(initial=1.0)), 1.0 / float(ratio.min(initial=1.0))
 
     @staticmethod
     def fresh_pops(estimates: Estimates, pops: int) -> int:

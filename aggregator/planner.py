@@ -163,7 +163,7 @@ class Planner:
         states = [old.pops.get(pop) for pop in self.fleet.pops]
         self.loop.resume(np.array([one.shed if one else 0.0 for one in states]))
         self.latency.reference.capacity(
-            np.array([one.capacity_bps if one and one.capacity_bps else np.nan for one in states])
+            np.array([one.rated_bps if one and one.rated_bps else np.nan for one in states])
         )
 
     def _scene(self, load: Load, now: int) -> report.Scene:

@@ -7,6 +7,7 @@ so that an older table never overwrites a newer. It owns the keys, never what st
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import msgspec
 
@@ -15,6 +16,7 @@ from popsteer import overview as overview_format
 from popsteer import state as state_format
 from popsteer import table as table_format
 from popsteer import wanted as wanted_format
+from popsteer.clock import SECOND_MS
 from popsteer.errors import ConflictError, TableError, TrustError
 from popsteer.evidence import Evidence
 from popsteer.overview import Overview
@@ -55,7 +57,6 @@ class InForce:
     """The table that the pointer names."""
 
     pointer: Pointer
-    etag: str
     table: Table
 
 
@@ -70,33 +71,57 @@ class Publisher:
         self._verifier = verifier
         self._state_etag = ""
         self._state_generation = 0
+        self._theirs_ms: int | None = None
+        """When, by our clock, another planner's state was last found new; None is never."""
         self._overview_etag = ""
         self._wanted_etag = ""
+        self._pointer_etag = ""
+        """Of the pointer as it stands, whatever is to be thought of it."""
         self.in_force: InForce | None = None
 
     def refresh(self) -> bool:
         """Read the pointer and, when it moved, its table; whether it moved.
 
-        A table that is missing, broken or not signed by us stays out: the last good one remains.
+        A table that is missing, broken, not signed by us or older than the one in force stays out:
+        the last good one remains, and the next table replaces the pointer.
 
         Raises:
             StoreError: the store cannot be reached.
         """
-        known = self.in_force.etag if self.in_force else ""
-        stored = self._store.read(CURRENT_KEY, known)
+        stored = self._store.read(CURRENT_KEY, self._pointer_etag)
         if stored is None:
             return False
         try:
-            pointer = msgspec.json.decode(stored.body, type=Pointer)
-            body = self._store.read(pointer.key)
-            if body is None or hashlib.sha256(body.body).hexdigest() != pointer.sha256:
-                raise TableError(f"{pointer.key} is missing or not what the pointer says")
-            table = table_format.decode(body.body, self._verifier)
-        except (TableError, TrustError, msgspec.DecodeError) as error:
-            logger().error("the table in force is unreadable", reason=str(error))
+            pointer, table = self._named(stored)
+        except (TableError, TrustError) as error:
+            logger().error("the table in force is not taken", reason=str(error))
+            self._pointer_etag = stored.etag
             return False
-        self.in_force = InForce(pointer, stored.etag, table)
+        self._pointer_etag = stored.etag
+        self.in_force = InForce(pointer, table)
         return True
+
+    def _named(self, stored: Stored) -> tuple[Pointer, Table]:
+        """What a pointer names.
+
+        Raises:
+            TableError: the pointer or the table is broken, missing, or older than the last.
+            TrustError: the table is not signed by us.
+            StoreError: the store cannot be reached.
+        """
+        try:
+            pointer = msgspec.json.decode(stored.body, type=Pointer)
+        except msgspec.DecodeError as error:
+            raise TableError(f"{CURRENT_KEY}: {error}") from None
+        if self.in_force and pointer.generation < self.in_force.pointer.generation:
+            raise TableError(
+                f"{CURRENT_KEY} went back to generation {pointer.generation} "
+                f"from {self.in_force.pointer.generation}"
+            )
+        body = self._store.read(pointer.key)
+        if body is None or hashlib.sha256(body.body).hexdigest() != pointer.sha256:
+            raise TableError(f"{pointer.key} is missing or not what the pointer says")
+        return pointer, table_format.decode(body.body, self._verifier)
 
     @property
     def next_generation(self) -> int:
@@ -109,18 +134,26 @@ class Publisher:
         Raises:
             StoreError: the store cannot be reached; the pointer then still names the old table.
         """
+        generation = max(table.meta.generation, self.next_generation)
+        if self.in_force is None:
+            # A pointer that is lost or not believed must not make the numbers begin again: DNS
+            # nodes refuse what is older than what they serve.
+            generation = max(generation, self._newest_stored() + 1)
         for _ in range(_TRIES):
-            generation = max(table.meta.generation, self.next_generation)
             table = _renamed(table, generation, self.next_generation - 1)
             body = table_format.encode(table, self._signer)
-            if not self._store.create(table_key(generation), body):
-                # Another planner has taken this number: one that races with us, or one that died.
-                if self.refresh():
-                    return None
-                table = _renamed(table, generation + 1, self.next_generation - 1)
-                continue
-            return self._point(table, body)
+            if self._store.create(table_key(generation), body):
+                return self._point(table, body)
+            # Another planner has taken this number: one that races with us, or one that died.
+            if self.refresh():
+                return None
+            generation = max(generation, self._newest_stored()) + 1
         raise ConflictError(f"{_TRIES} generations in a row were taken by others")
+
+    def _newest_stored(self) -> int:
+        """The highest generation of which there is a table, in force or not."""
+        keys = self._store.list(TABLE_PREFIX)
+        return int(PurePosixPath(keys[-1]).stem) if keys else 0
 
     def witness(self, evidence: Evidence, number: int = 0) -> None:
         """Write why a published table says what it says, of one of its sets of answers.
@@ -131,6 +164,19 @@ class Publisher:
         self._store.create(
             evidence_format.key(evidence.generation, number), evidence_format.encode(evidence)
         )
+
+    def evidence(self) -> Evidence | None:
+        """Why the table in force says what it says; None where that is gone.
+
+        Raises:
+            StoreError: the store cannot be reached.
+        """
+        generation = self.in_force.pointer.generation if self.in_force else 0
+        stored = self._store.read(evidence_format.key(generation))
+        try:
+            return evidence_format.decode(stored.body) if stored else None
+        except TableError:
+            return None
 
     def want(self, wanted: Wanted) -> None:
         """Write the measurement plan; of two planners the later word stands."""
@@ -147,13 +193,13 @@ class Publisher:
             sha256=hashlib.sha256(body).hexdigest(),
             created_ms=table.meta.created_ms,
         )
-        old = self.in_force.etag if self.in_force else ""
         try:
-            etag = self._store.swap(CURRENT_KEY, msgspec.json.encode(pointer), old)
+            etag = self._store.swap(CURRENT_KEY, msgspec.json.encode(pointer), self._pointer_etag)
         except ConflictError:
             self.refresh()
             return None
-        self.in_force = InForce(pointer, etag, table)
+        self._pointer_etag = etag
+        self.in_force = InForce(pointer, table)
         return table
 
     def refuse(self, table: Table, rule: str, reason: str) -> None:
@@ -180,18 +226,20 @@ class Publisher:
     def state(self, state: State, yield_ms: int) -> State | None:
         """Write the POP state under the next generation.
 
-        Gives None, and writes nothing, when another planner wrote within `yield_ms`: of two
-        active planners one speaks, the other takes over when it falls silent.
+        Gives None, and writes nothing, when another planner was heard within `yield_ms`: of two
+        active planners one speaks, the other takes over when it falls silent. Silence is measured
+        by our own clock, for theirs may be wrong, and we may have been asleep.
         """
         for _ in range(_TRIES):
             stored = self._store.read(state_format.KEY, self._state_etag)
             if stored is not None:
-                other = self._read_state(stored)
-                if other is not None and 0 <= state.created_ms - other.created_ms < yield_ms:
-                    return None
                 self._state_etag = stored.etag
-                if other is not None:
-                    self._state_generation = max(self._state_generation, other.generation)
+                self._hear(self._read_state(stored), state.created_ms)
+            if self._theirs_ms is not None and state.created_ms - self._theirs_ms < yield_ms:
+                return None
+            if not self._state_generation:
+                # Lost or not believed: readers refuse to go back, so go on above what they know.
+                self._state_generation = state.created_ms // SECOND_MS
             mine = msgspec.structs.replace(state, generation=self._state_generation + 1)
             body = state_format.encode(mine, self._signer)
             try:
@@ -202,6 +250,11 @@ class Publisher:
             self._state_generation = mine.generation
             return mine
         return None
+
+    def _hear(self, theirs: State | None, now_ms: int) -> None:
+        if theirs is not None:
+            self._theirs_ms = min(theirs.created_ms, now_ms)
+            self._state_generation = max(self._state_generation, theirs.generation)
 
     def _read_state(self, stored: Stored) -> State | None:
         try:

@@ -70,6 +70,7 @@ def state_of(scene: Scene, signals: Signals, table_generation: int) -> State:
             fresh_ms=signals.pop_ms(pop),
             load_bps=_number(scene.load.load_bps[p]),
             capacity_bps=_number(scene.load.capacity_bps[p]),
+            rated_bps=_number(scene.load.rated_bps[p]),
             reason=reason_of(scene, p),
         )
     return State(

@@ -26,6 +26,8 @@ class PopState(msgspec.Struct, frozen=True, kw_only=True):
     load_bps: float = 0.0
     capacity_bps: float = 0.0
     """0 is unlimited."""
+    rated_bps: float = 0.0
+    """The same before links and orders; 0 is unlimited or unknown."""
     reason: str = ""
     """Why it is not simply up, in words; empty when it is."""
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from aggregator import publish
@@ -182,8 +183,11 @@ def test_state_generations_rise_through_changes_of_planner() -> None:
     written.append(second.state(state(T0_MS + 9_000), 3_000))
     written.append(first.state(state(T0_MS + 9_500), 3_000))
 
-    assert [one.generation if one else None for one in written] == [1, None, 2, 3, None]
-    assert state_format.decode(store.objects[state_format.KEY], TRUSTED).generation == 3
+    first_of_all = written[0].generation if written[0] else 0
+    told = [one.generation - first_of_all if one else None for one in written]
+    assert told == [0, None, 1, 2, None]
+    kept = state_format.decode(store.objects[state_format.KEY], TRUSTED)
+    assert kept.generation == first_of_all + 2
 
 
 def test_old_tables_and_evidence_are_swept() -> None:
@@ -213,3 +217,105 @@ def test_two_thousand_prefixes_are_published_compactly() -> None:
 
     assert sizes[table_key(1)] < 100_000
     assert sizes[key(1)] < 400_000
+
+
+def test_a_pointer_that_goes_back_is_not_followed_and_is_replaced() -> None:
+    store = MemoryStore()
+    mine = publisher(store)
+    mine.publish(table(0))
+    old = store.objects[CURRENT_KEY]
+    for _ in range(9):
+        mine.publish(table(1))
+
+    store.objects[CURRENT_KEY] = old
+
+    assert not mine.refresh()
+    assert mine.next_generation == 11
+    done = mine.publish(table(1))
+    assert done is not None
+    assert pointer(store).generation == done.meta.generation == 11
+
+
+def test_after_a_pointer_that_goes_back_a_new_planner_goes_on_above_all() -> None:
+    store = MemoryStore()
+    mine = publisher(store)
+    mine.publish(table(0))
+    old = store.objects[CURRENT_KEY]
+    for _ in range(9):
+        mine.publish(table(1))
+    store.objects[CURRENT_KEY] = old
+
+    done = publisher(store).publish(table(1))
+
+    assert done is not None
+    assert pointer(store).generation == 11
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_lost_or_forged_pointer_neither_stops_the_planner_nor_sets_it_back(lost: bool) -> None:
+    store = MemoryStore()
+    mine = publisher(store)
+    for _ in range(5):
+        mine.publish(table(0))
+    if lost:
+        del store.objects[CURRENT_KEY]
+    else:
+        store.objects[CURRENT_KEY] = b"forged"
+
+    fresh = publisher(store)
+    done = fresh.publish(table(1))
+
+    assert done is not None
+    assert pointer(store).generation == done.meta.generation == 6
+    assert table_format.decode(store.objects[table_key(6)], TRUSTED).meta.generation == 6
+
+
+def test_a_planner_that_serves_replaces_a_forged_pointer() -> None:
+    store = MemoryStore()
+    mine = publisher(store)
+    mine.publish(table(0))
+    stranger = Publisher(store, Signer(Ed25519PrivateKey.generate()), None)
+    stranger.refresh()
+    stranger.publish(table(1))
+
+    assert not mine.refresh()
+    assert mine.publish(table(0)) is not None
+
+    named = pointer(store)
+    assert named.generation == 3
+    assert table_format.decode(store.objects[named.key], TRUSTED).meta.generation == 3
+
+
+def test_who_slept_says_nothing_of_the_pops_as_they_were() -> None:
+    store = MemoryStore()
+    sleeper, other = publisher(store), publisher(store)
+    sleeper.state(state(T0_MS), 3_000)
+    for passed_ms in range(4_000, 60_000, 2_000):
+        other.state(state(T0_MS + passed_ms), 3_000)
+    newest = store.objects[state_format.KEY]
+
+    assert sleeper.state(state(T0_MS + 1_000), 3_000) is None
+
+    assert store.objects[state_format.KEY] == newest
+
+
+def test_a_planner_whose_clock_was_ahead_is_followed_when_it_falls_silent() -> None:
+    store = MemoryStore()
+    ahead, mine = publisher(store), publisher(store)
+    ahead.state(state(T0_MS + 3_600_000), 3_000)
+
+    written = [mine.state(state(T0_MS + s * 1_000), 3_000) for s in range(5)]
+
+    assert [one is not None for one in written] == [False, False, False, True, True]
+
+
+def test_a_state_that_is_not_believed_sets_no_generation_back() -> None:
+    store = MemoryStore()
+    before = publisher(store).state(state(T0_MS), 3_000)
+    store.objects[state_format.KEY] = b"forged"
+
+    after = publisher(store).state(state(T0_MS + 5_000), 3_000)
+
+    assert before is not None
+    assert after is not None
+    assert after.generation > before.generation
