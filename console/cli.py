@@ -166,7 +166,7 @@ def _dispatch(arguments: list[str]) -> int:
         )
     except CycloptsError as error:
         sentence = " ".join(str(error).split())
-        words = " ".join(word for word in arguments[:2] if not word.startswith("-"))
+        words = " ".join(error.command_chain or arguments[:1])
         print(f"popsteer: {sentence} See: popsteer {words} --help", file=sys.stderr)
         return USAGE
     return result if isinstance(result, int) else 0
@@ -174,9 +174,15 @@ def _dispatch(arguments: list[str]) -> int:
 
 def app() -> "App":
     """The commands as a cyclopts app; each is imported when it is run."""
-    from cyclopts import App
+    from cyclopts import App, Parameter
 
-    root = App(name="popsteer", help=overview(), version_flags=(), help_flags=("--help", "-h"))
+    root = App(
+        name="popsteer",
+        help=overview(),
+        version_flags=(),
+        help_flags=("--help", "-h"),
+        default_parameter=Parameter(negative=()),  # no --no-json: what is not asked for is off
+    )
     for title, group in GROUPS.items():
         for command in group:
             root.command(command.target, name=command.name, group=title)

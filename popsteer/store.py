@@ -8,8 +8,9 @@ and the simulator.
 import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 
 from popsteer.config import Aws
 from popsteer.errors import ConflictError, StoreError
@@ -71,7 +72,7 @@ class S3Store:
                 return None
             raise StoreError(f"s3://{self._bucket}/{key}: {error}") from error
         except (BotoCoreError, OSError) as error:
-            raise StoreError(f"s3://{self._bucket}/{key}: {error}") from error
+            raise _away(f"s3://{self._bucket}/{key}", error) from error
 
     def create(self, key: str, body: bytes) -> bool:
         """See `ObjectStore.create`."""
@@ -103,7 +104,7 @@ class S3Store:
                 raise ConflictError(f"s3://{self._bucket}/{key}: written meanwhile") from error
             raise StoreError(f"s3://{self._bucket}/{key}: {error}") from error
         except (BotoCoreError, OSError) as error:
-            raise StoreError(f"s3://{self._bucket}/{key}: {error}") from error
+            raise _away(f"s3://{self._bucket}/{key}", error) from error
         return answer["ETag"]
 
     def list(self, prefix: str, after: str = "") -> list[str]:
@@ -116,7 +117,7 @@ class S3Store:
             for page in pages:
                 keys += [entry["Key"] for entry in page.get("Contents", [])]
         except (ClientError, BotoCoreError, OSError) as error:
-            raise StoreError(f"s3://{self._bucket}/{prefix}: {error}") from error
+            raise _away(f"s3://{self._bucket}/{prefix}", error) from error
         return keys
 
     def delete(self, key: str) -> None:
@@ -124,7 +125,7 @@ class S3Store:
         try:
             self._client.delete_object(Bucket=self._bucket, Key=key)
         except (ClientError, BotoCoreError, OSError) as error:
-            raise StoreError(f"s3://{self._bucket}/{key}: {error}") from error
+            raise _away(f"s3://{self._bucket}/{key}", error) from error
 
 
 def s3_store(aws: Aws) -> S3Store:
@@ -132,6 +133,14 @@ def s3_store(aws: Aws) -> S3Store:
     from popsteer.aws import s3
 
     return S3Store(s3(aws), aws.bucket)
+
+
+def _away(where: str, error: Exception) -> StoreError:
+    if isinstance(error, EndpointConnectionError):
+        asked = urlsplit(error.kwargs["endpoint_url"])
+        nobody = f"nothing answers at {asked.scheme}://{asked.netloc} (aws.endpoint)"
+        return StoreError(f"{where}: {nobody}; is `popsteer up`, or what serves it, running?")
+    return StoreError(f"{where}: {error}")
 
 
 def _status(error: ClientError) -> int:

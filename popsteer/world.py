@@ -10,13 +10,13 @@ import zlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from popsteer.errors import ConfigError
-from popsteer.names import IPV6_BIT, Net, Plen, Prefix
+from popsteer.names import IPV6_BIT, Net, Plen, Prefix, prefixes_of
 
 BPS_PER_USER = 25e3
 """Peak-hour traffic of one user through one CDN, bits/s; the scale of all loads of a world."""
@@ -66,7 +66,7 @@ class World:
 
     def prefixes(self) -> list[Prefix]:
         """All prefixes, in order."""
-        return [Prefix(int(n), int(p)) for n, p in zip(self.net, self.plen, strict=True)]
+        return prefixes_of(self.net, self.plen)
 
     def prefix_demand_bps(self, hour_utc: float) -> F64:
         """[n], demand of each prefix, linear between full hours."""
@@ -148,9 +148,11 @@ def read(path: Path) -> World:
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     # Opened here, because numpy leaves a damaged file open.
     with path.open("rb") as raw:
+        if not is_zipfile(raw):
+            raise TypeError("no .npz archive")
+        raw.seek(0)
         file = np.load(raw, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise TypeError("a single array")
+        assert isinstance(file, np.lib.npyio.NpzFile)
         return {name: file[name] for name in file.files}
 
 

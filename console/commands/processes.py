@@ -24,8 +24,8 @@ def up(
     """Run the whole loop on this machine, over an embedded AWS, until Ctrl-C.
 
     Args:
-        pops: How many POPs the world has.
-        prefixes: How many client prefixes.
+        pops: How many POPs the world has; 12, or all of a world file.
+        prefixes: How many client prefixes; 400, or 2000 of a world file.
         world: A world file (.npz) with measured RTTs, instead of a generated world.
         services: A TOML file of [[service]] sections, instead of www.cdn.example. alone.
         dns: HOST:PORT where DNS answers.

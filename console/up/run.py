@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import json
+import os
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from console.lab.egress import routes_of
+from console.running import DEFAULT_CONFIG
 from console.up import folder as folders
 from console.up.ports import Address, free_address, free_pop_port
 from console.up.processes import Process, Program, stop_in_order
@@ -59,8 +61,12 @@ def run(
 
 def _world(pops: int | None, prefixes: int | None, path: Path | None) -> World:
     if path is None:
-        return worlds.generate(pops or GENERATED_POPS, prefixes or GENERATED_PREFIXES, SEED)
-    own = worlds.load(path, prefixes or WORLD_PREFIXES)
+        return worlds.generate(
+            GENERATED_POPS if pops is None else pops,
+            GENERATED_PREFIXES if prefixes is None else prefixes,
+            SEED,
+        )
+    own = worlds.load(path, WORLD_PREFIXES if prefixes is None else prefixes)
     return own if pops is None else worlds.keep_pops(own, pops)
 
 
@@ -192,18 +198,26 @@ class _Loop:
             f"  dig @{host} -p {port} {one.name.rstrip('.')} +subnet={self._sample}\n"
             for one in self._config.service
         )
-        config = f" --config {self._config_path}"
+        command, config = _as_typed(self._config_path)
         self._screen.print(
             f"\nready after {self._elapsed_s():.1f} s; try\n"
             f"{digs}"
-            f"  popsteer explain {self._sample}{config}\n"
-            f"  popsteer lab down {pop}{config}\n"
+            f"  {command} explain {self._sample}{config}\n"
+            f"  {command} lab down {pop}{config}\n"
             f"  http://{self._config.console.listen}/\n"
             "Ctrl-C stops everything; the next start goes on from "
             f"{self._folder}",
             soft_wrap=True,
         )
         sys.stdout.flush()
+
+
+def _as_typed(config_path: Path) -> tuple[str, str]:
+    """How the command is called here, and the option by which it finds this loop."""
+    # uv says that it runs us; without it the command is not on the PATH.
+    command = "uv run popsteer" if "UV" in os.environ else "popsteer"
+    is_default = config_path == DEFAULT_CONFIG.resolve()
+    return command, "" if is_default else f" --config {config_path}"
 
 
 def _sample(own: World) -> Prefix:

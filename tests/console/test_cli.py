@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,31 @@ def test_an_unknown_option_is_one_sentence(capsys: pytest.CaptureFixture[str]) -
     error = capsys.readouterr().err
     assert "--tabel" in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["drain", "fra1", "--for"], "drain"), (["table", "show", "--rows", "x"], "table show")],
+)
+def test_a_wrong_command_line_names_the_help_to_read(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    assert capsys.readouterr().err.endswith(f" See: popsteer {named} --help\n")
+
+
+def test_a_store_that_is_not_there_is_named_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]  # free again when this ends
+    file = tmp_path / "popsteer.toml"
+    file.write_text(f'[aws]\nendpoint = "http://127.0.0.1:{port}"\n')
+    assert run(["orders", "--config", str(file)]) == 1
+    assert capsys.readouterr().err == (
+        f"popsteer: s3://popsteer/orders/current.json: nothing answers at http://127.0.0.1:{port} "
+        "(aws.endpoint); is `popsteer up`, or what serves it, running?\n"
+    )
 
 
 @pytest.mark.parametrize(
