@@ -35,6 +35,7 @@ from popsteer.evidence import Source
 from popsteer.memory import give_back
 from popsteer.names import Prefix
 from popsteer.table import Table, TableMeta
+from popsteer.table_log import Outcome
 from popsteer.telemetry import logger
 
 FIRST_COVERAGE = 0.95
@@ -324,7 +325,7 @@ class LatencyLoop:
             return
         if Mode(self._plan.rollout) is Mode.SHADOW:
             self.refused = "shadow: judged good and kept, but no DNS node loads it"
-            publisher.refuse(table, "shadow", "plan.rollout is shadow")
+            publisher.refuse(table, Outcome.SHADOW, "plan.rollout is shadow")
             return
         published = publisher.publish(table)
         if published is None:
@@ -335,6 +336,7 @@ class LatencyLoop:
         self._rollouts = [one.rollout for one in outcomes]
         self.reference.accept(estimates, now.load.rated_bps, pops)
         self.brings_bps = np.sum([cycle.planned_bps(one, pops) for one in outcomes], axis=0)
+        publisher.note(published)
         self._witness(published.meta.generation, outcomes, inputs)
 
     def _witness(

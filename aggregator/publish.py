@@ -15,6 +15,7 @@ from popsteer import evidence as evidence_format
 from popsteer import overview as overview_format
 from popsteer import state as state_format
 from popsteer import table as table_format
+from popsteer import table_log
 from popsteer import wanted as wanted_format
 from popsteer.clock import SECOND_MS
 from popsteer.errors import ConflictError, TableError, TrustError
@@ -25,6 +26,7 @@ from popsteer.state import State
 from popsteer.store import ObjectStore, Stored
 from popsteer.table import CURRENT_KEY, Pointer, Table
 from popsteer.table import key as table_key
+from popsteer.table_log import Outcome
 from popsteer.telemetry import logger
 from popsteer.wanted import Wanted
 
@@ -38,9 +40,12 @@ REFUSED_PREFIX = "tables/refused/"
 _TRIES = 5
 
 
-def refused_key(generation: int) -> str:
-    """Where the reason of a refusal is kept; the table stands beside it as `.arrow`."""
-    return f"{REFUSED_PREFIX}{generation:012d}.json"
+def refused_key(generation: int, created_ms: int) -> str:
+    """Where the reason of a refusal is kept; the table stands beside it as `.arrow`.
+
+    While tables are refused the generation stays, so the time goes with it.
+    """
+    return f"{REFUSED_PREFIX}{generation:012d}-{created_ms:013d}.json"
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,6 +160,15 @@ class Publisher:
         keys = self._store.list(TABLE_PREFIX)
         return int(PurePosixPath(keys[-1]).stem) if keys else 0
 
+    def note(self, table: Table) -> None:
+        """Log that a table is in force.
+
+        Raises:
+            StoreError: the store cannot be reached; the table stays in force without it.
+        """
+        entry = table_log.entry_of(table, Outcome.PUBLISHED, table.meta.created_ms)
+        table_log.write(self._store, entry)
+
     def witness(self, evidence: Evidence, number: int = 0) -> None:
         """Write why a published table says what it says, of one of its sets of answers.
 
@@ -204,15 +218,19 @@ class Publisher:
 
     def refuse(self, table: Table, rule: str, reason: str) -> None:
         """Keep a refused table and why, for people."""
-        generation = table.meta.generation
+        meta = table.meta
+        key = refused_key(meta.generation, meta.created_ms)
         refusal = Refusal(
-            generation=generation, created_ms=table.meta.created_ms, rule=rule, reason=reason
+            generation=meta.generation, created_ms=meta.created_ms, rule=rule, reason=reason
         )
-        key = refused_key(generation)
-        body = msgspec.json.encode(refusal)
-        # The same generation may be refused again and again: the newest reason counts.
-        self._replace(key, body)
-        self._replace(key.removesuffix("json") + "arrow", table_format.encode(table, self._signer))
+        outcome = Outcome.SHADOW if rule == Outcome.SHADOW else Outcome.REFUSED
+        table_log.write(
+            self._store, table_log.entry_of(table, outcome, meta.created_ms, rule, reason)
+        )
+        self._store.create(key, msgspec.json.encode(refusal))
+        self._store.create(
+            key.removesuffix("json") + "arrow", table_format.encode(table, self._signer)
+        )
 
     def _replace(self, key: str, body: bytes) -> str:
         for _ in range(_TRIES):

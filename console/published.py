@@ -7,6 +7,7 @@ answers under a new generation, by the same compare-and-swap.
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 import msgspec
 
@@ -15,6 +16,7 @@ from popsteer import orders as order_book
 from popsteer import overview as overviews
 from popsteer import state as states
 from popsteer import table as tables
+from popsteer import table_log
 from popsteer.config import Config
 from popsteer.errors import ConflictError, PopsteerError, TableError
 from popsteer.evidence import Evidence
@@ -24,9 +26,11 @@ from popsteer.signing import Signer, Verifier
 from popsteer.state import State
 from popsteer.store import ObjectStore
 from popsteer.table import CURRENT_KEY, Pointer, Table, TableMeta
+from popsteer.table_log import Outcome
 from resolver.geography import with_stand_ins
 
-_TABLES = "tables/"
+_TABLES = "tables/0"
+"""Generations have twelve digits; the log and what was refused stand elsewhere below `tables/`."""
 _TRIES = 3
 
 
@@ -177,14 +181,19 @@ def _pointer(body: bytes) -> Pointer:
 
 def generations(store: ObjectStore) -> list[int]:
     """All tables in the store, oldest first."""
-    stems = (key.removeprefix(_TABLES).removesuffix(".arrow") for key in store.list(_TABLES))
+    stems = (PurePosixPath(key).stem for key in store.list(_TABLES))
     return sorted(int(stem) for stem in stems if stem.isdigit())
 
 
 def rollback(
-    store: ObjectStore, generation: int, signer: Signer, verifier: Verifier | None, now_ms: int
+    store: ObjectStore,
+    generation: int,
+    signer: Signer,
+    verifier: Verifier | None,
+    now_ms: int,
+    reason: str,
 ) -> Table:
-    """Publish the answers of an older table as a new generation.
+    """Publish the answers of an older table as a new generation; `reason` goes into the log.
 
     Raises:
         TableError: no such table, or it cannot be believed.
@@ -206,6 +215,8 @@ def rollback(
             store.swap(CURRENT_KEY, msgspec.json.encode(moved), stored.etag if stored else "")
         except ConflictError:
             continue
+        entry = table_log.entry_of(new, Outcome.ROLLED_BACK, now_ms, reason=reason)
+        table_log.write(store, entry)
         return new
     raise ConflictError(
         "the planner published meanwhile, several times; stop it first with: popsteer freeze"

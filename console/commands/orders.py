@@ -3,10 +3,8 @@
 Every order has an owner, a reason and an end; the planner and the DNS nodes obey it in seconds.
 """
 
-import getpass
 import json as jsons
 import secrets
-import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from console.known import known_pop
+from console.owner import NO_REASON, owner
 from console.reasons import order_text
 from console.running import find_config
 from console.units import duration_ms, duration_text, rate_bps, rate_text
@@ -42,7 +41,6 @@ Json = Annotated[bool, Parameter(help="Print JSON.")]
 Log = Annotated[bool, Parameter(help="Every order ever given, and how it ended.")]
 End = Annotated[str | None, Parameter(help="Id of the order to end.")]
 
-NO_REASON = "no reason given"
 DEFAULT_FOR = "1h"
 CAP_MIN = 0.001
 """Of a POP's capacity; less is a slip of the unit."""
@@ -73,7 +71,7 @@ def undrain(pop: PopName, /, *, why: Why = NO_REASON, file: File = None) -> None
     order = book.read(store).drained(now_ms).get(known_pop(config, pop))
     if order is None:
         raise ConfigError(f"{pop} is not drained by an order; see: popsteer orders")
-    book.end(store, order.id, now_ms, _owner(), why)
+    book.end(store, order.id, now_ms, owner(), why)
     print(f"{pop} is no longer drained", *_clock_remarks(store, now_ms), sep="\n")
 
 
@@ -127,7 +125,7 @@ def orders(
     """Show the orders in force or all there ever were, or end one early."""
     store, now_ms = s3_store(find_config(file).aws), clock.now_ms()
     if end is not None:
-        book.end(store, end, now_ms, _owner(), why)
+        book.end(store, end, now_ms, owner(), why)
     if log:
         _show_log(book.history(store, now_ms), json)
         return
@@ -156,15 +154,11 @@ def _order(
         pop=pop,
         prefix=prefix,
         value_bps=value_bps,
-        owner=_owner(),
+        owner=owner(),
         reason=why,
         created_ms=now_ms,
         expires_ms=now_ms + duration_ms(duration, "--for"),
     )
-
-
-def _owner() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def _check_cap(config: Config, pop: str, value_bps: float) -> None:
@@ -271,6 +265,8 @@ def _show_log(events: list[Event], json: bool) -> None:
         print(jsons.dumps(msgspec.to_builtins(events), indent=2))
         return
     lines = Table("time", "", "order", "by", "why", "id", box=None, header_style="bold")
+    for column in lines.columns[:3]:
+        column.no_wrap = True
     for event in events:
         at = datetime.fromtimestamp(event.at_ms / clock.SECOND_MS, UTC)
         order = event.order

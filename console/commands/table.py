@@ -1,17 +1,20 @@
 """`popsteer table …`: the tables in the store and in files, for people."""
 
 import json as jsons
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import App, Parameter
 from rich.console import Console
 
 from console import published
 from console import table_text as text
+from console.owner import NO_REASON, owner
 from console.running import find_config, trusted
 from console.table_csv import read as read_csv
-from popsteer import clock, signing
+from popsteer import clock, signing, table_log
 from popsteer import table as tables
 from popsteer.config import Config
 from popsteer.errors import ConfigError, SetupError, TableError, TrustError
@@ -21,7 +24,7 @@ from popsteer.table import Table, TableMeta
 from popsteer.table_diff import diff, moves
 from resolver.kept import keep
 
-app = App(name="table", help="List, show, compare, verify, compile and roll back tables.")
+app = App(name="table", help="List, show, compare, verify, compile, log and roll back tables.")
 
 File = Annotated[Path | None, Parameter(name="--config", help="Of the running system.")]
 Json = Annotated[bool, Parameter(help="Print JSON.")]
@@ -124,14 +127,42 @@ def diff_(
 
 
 @app.command
-def rollback(generation: int, /, *, file: File = None) -> None:
+def log(*, rows: Rows = 20, json: Json = False, file: File = None) -> None:
+    """Show what became of tables: published, refused and why, rolled back."""
+    entries = table_log.newest(s3_store(find_config(file).aws), rows, clock.now_ms())
+    if json:
+        _print_json(msgspec.to_builtins(entries))
+        return
+    grid = text.grid("time", "", "generation", "rows", "note")
+    for entry in entries:
+        at = datetime.fromtimestamp(entry.at_ms / clock.SECOND_MS, UTC)
+        words = ": ".join(filter(None, (entry.rule, entry.reason))) or entry.note
+        grid.add_row(
+            f"{at:%Y-%m-%d %H:%M:%S}", entry.outcome, str(entry.generation), f"{entry.rows}", words
+        )
+    Console().print(grid if entries else "no table was published yet")
+
+
+@app.command
+def rollback(
+    generation: int,
+    /,
+    *,
+    why: Annotated[str, Parameter(help="The reason, for those who find it later.")] = NO_REASON,
+    file: File = None,
+) -> None:
     """Publish the answers of an older generation again, as a new one."""
     config = find_config(file)
     if not config.trust.signing_key:
         raise ConfigError("trust.signing_key is not set; a rollback must be signed")
     signer = signing.load_signer(config.path(config.trust.signing_key))
     new = published.rollback(
-        s3_store(config.aws), generation, signer, trusted(config), clock.now_ms()
+        s3_store(config.aws),
+        generation,
+        signer,
+        trusted(config),
+        clock.now_ms(),
+        f"to {generation} by {owner()}: {why}",
     )
     print(f"generation {new.meta.generation} answers as {generation} did")
     print("The planner goes on from it; `popsteer freeze` makes it stay.")

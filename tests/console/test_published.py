@@ -5,13 +5,14 @@ import msgspec
 import pytest
 
 from console.published import Reader, generations, pointer, rollback
-from popsteer import signing
+from popsteer import signing, table_log
 from popsteer import table as tables
 from popsteer.config import Config, TableSource
 from popsteer.errors import ConflictError, StoreError, TableError, TrustError
 from popsteer.signing import Signer, Verifier
 from popsteer.store import MemoryStore, Stored
 from popsteer.table import CURRENT_KEY, Pointer, Table
+from popsteer.table_log import Outcome
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_rollback_repeats_old_answers_as_the_newest_generation(
     store.objects.clear()
     for generation in (7, 8, 9):
         publish(store, table, generation, signer)
-    new = rollback(store, 7, signer, keys, now_ms=5)
+    new = rollback(store, 7, signer, keys, now_ms=5, reason="a test")
     assert (new.meta.generation, new.meta.parent) == (10, 7)
     assert generations(store) == [7, 8, 9, 10]
     current = pointer(store)
@@ -94,11 +95,14 @@ def test_a_rollback_repeats_old_answers_as_the_newest_generation(
     read = Reader(config, store, keys).refresh().table
     assert read is not None
     assert (read.net == table.net).all()
+    (logged,) = table_log.newest(store, 0, now_ms=10)
+    assert (logged.generation, logged.outcome) == (10, Outcome.ROLLED_BACK)
+    assert logged.reason == "a test"
 
 
 def test_a_rollback_to_what_is_not_there_is_refused(store: MemoryStore, signer: Signer) -> None:
     with pytest.raises(TableError, match="table list"):
-        rollback(store, 3, signer, None, now_ms=5)
+        rollback(store, 3, signer, None, now_ms=5, reason="a test")
 
 
 @dataclass(slots=True)
@@ -124,7 +128,7 @@ def test_a_rollback_that_keeps_losing_gives_up_and_says_what_to_do(
     raced = RacedStore(store.objects)
     publish(raced, table, 7, signer)
     with pytest.raises(ConflictError, match="popsteer freeze"):
-        rollback(raced, 7, signer, None, now_ms=5)
+        rollback(raced, 7, signer, None, now_ms=5, reason="a test")
     current = pointer(raced)
     assert current is not None
     assert current.generation >= 100

@@ -12,6 +12,7 @@ from aggregator.publish import Publisher, refused_key
 from benchmarks.scene import T0_MS, make_scene
 from popsteer import state as state_format
 from popsteer import table as table_format
+from popsteer import table_log
 from popsteer.evidence import Evidence, key
 from popsteer.signing import Signer, verifier
 from popsteer.state import PopState, State
@@ -154,17 +155,46 @@ def test_a_truncated_table_is_not_taken_over() -> None:
     assert mine.in_force is None
 
 
-def test_refused_tables_are_kept_apart() -> None:
+def test_every_refused_table_is_kept_with_its_reason() -> None:
     store = MemoryStore()
     mine = publisher(store)
+    meta = msgspec.structs.replace(table().meta, generation=7)
 
-    mine.refuse(table(generation=7), "moved", "too much")
-    mine.refuse(table(generation=7), "poisoned", "worse")
+    for passed_ms, rule in ((0, "moved"), (30_000, "poisoned")):
+        later = msgspec.structs.replace(meta, created_ms=T0_MS + passed_ms)
+        mine.refuse(table().with_meta(later), rule, "a reason")
 
-    refusal = msgspec.json.decode(store.objects[refused_key(7)])
-    assert refusal["rule"] == "poisoned"
+    kept = [refused_key(7, T0_MS), refused_key(7, T0_MS + 30_000)]
+    refusals = [msgspec.json.decode(store.objects[key]) for key in kept]
+    assert [one["rule"] for one in refusals] == ["moved", "poisoned"]
+    assert all(key.replace("json", "arrow") in store.objects for key in kept)
     assert CURRENT_KEY not in store.objects
-    assert refused_key(7).replace("json", "arrow") in store.objects
+
+
+def test_the_log_tells_what_became_of_every_table_and_outlives_them() -> None:
+    store = MemoryStore()
+    mine = publisher(store)
+    for _ in range(3):
+        done = mine.publish(table())
+        assert done is not None
+        mine.note(done)
+    mine.refuse(table(generation=4), "moved", "too much")
+    mine.refuse(table(generation=5), "shadow", "plan.rollout is shadow")
+    for stored in store.list(publish.TABLE_PREFIX):
+        store.delete(stored)
+
+    told = table_log.newest(store, 0, T0_MS + 5_000)
+
+    assert [(one.generation, one.outcome) for one in told] == [
+        (1, "published"),
+        (2, "published"),
+        (3, "published"),
+        (4, "refused"),
+        (5, "shadow"),
+    ]
+    assert (told[3].rule, told[3].reason) == ("moved", "too much")
+    assert table_log.newest(store, 2, T0_MS + 5_000) == told[-2:]
+    assert table_log.newest(store, 2, T0_MS + 90 * 24 * 3_600_000) == told[-2:]
 
 
 def state(created_ms: int) -> State:
@@ -204,7 +234,7 @@ def test_old_tables_and_evidence_are_swept() -> None:
     assert len(tables) == publish.TABLES_KEPT
     assert pointer(store).key == tables[-1]
     assert len(store.list(publish.EVIDENCE_PREFIX)) == publish.EVIDENCE_KEPT
-    assert refused_key(3) in store.objects
+    assert refused_key(3, T0_MS) in store.objects
 
 
 def test_two_thousand_prefixes_are_published_compactly() -> None:
