@@ -10,10 +10,11 @@ from enum import StrEnum
 import msgspec
 
 from console.published import View
+from console.reasons import order_sentence
 from console.units import duration_text
 from popsteer import clock, heartbeat
 from popsteer.config import Config, Pop
-from popsteer.overview import LossView, PopView, ServiceView
+from popsteer.overview import LossView, Overview, PopView, ServiceView
 from popsteer.state import PopState
 
 SIGNAL_AGE_S_MAX = 30.0
@@ -24,6 +25,8 @@ FULL = 0.95
 """Of the capacity of a POP or a link."""
 STATE_AGE_S_MAX = 15.0
 """The planner writes every second or two."""
+ORDERS_TOLD_MAX = 3
+"""On the page; more are counted there and listed by `popsteer orders`."""
 
 
 class Health(StrEnum):
@@ -78,7 +81,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     waiting: bool
     """Nothing was published yet, and nothing is known to be wrong."""
     problems: tuple[str, ...]
-    """Why it is stale, in words; and what else a person must know first."""
+    """Why it is stale, in words, and where to look; and what else a person must know first."""
     now_ms: int
     data_age_s: float | None
     table_generation: int | None
@@ -93,6 +96,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: float | None = None
     overload_share: float = 0.0
     orders: int = 0
+    orders_told: tuple[str, ...] = ()
+    """Those that end first, in words."""
     services: dict[str, ServiceView] = {}
     target_utilisation: float = 1.0
     counts: dict[str, int] = {}
@@ -186,6 +191,7 @@ def status(
     stale = tuple(_stale(view, config, trouble, now_ms))
     seen, meta = view.overview, view.table.meta if view.table else None
     counts = Counter(row.health for row in rows)
+    orders = sorted(view.orders.live(now_ms), key=lambda order: order.expires_ms)
     return Status(
         stale=bool(stale),
         waiting=not trouble and view.table is None and seen is None,
@@ -202,7 +208,8 @@ def status(
         demand_bps=seen.demand_bps if seen else 0.0,
         latency_ms=seen.latency_ms if seen else None,
         overload_share=seen.overload_share if seen else 0.0,
-        orders=len(view.orders.live(now_ms)),
+        orders=len(orders),
+        orders_told=tuple(order_sentence(one, now_ms) for one in orders[:ORDERS_TOLD_MAX]),
         services=seen.services if seen else {},
         target_utilisation=config.plan.target_utilisation,
         counts={health.value: counts[health] for health in Health if counts[health]},
@@ -218,22 +225,39 @@ def _stale(view: View, config: Config, trouble: str, now_ms: int) -> Iterator[st
     if trouble:
         yield trouble
     if view.table is None:
-        yield "no table was published yet"
-    if view.overview is None:
-        yield "the planner has not reported yet"
-    elif not view.overview.window_last_ms:
-        yield "nothing was measured yet"
-    else:
-        age_s = clock.age_s(view.overview.window_last_ms, now_ms)
-        if age_s > data_age_s_max(config):
-            yield f"the newest measurements are {duration_text(age_s)} old"
-    for stream, age_s in _heartbeat_ages_s(view, now_ms).items():
-        if age_s > heartbeat.bounds_s(config).get(stream, float("inf")):
-            yield f"{stream}: no heartbeat for {duration_text(age_s)}"
+        yield "no table was published yet; `popsteer plan` does when measurements arrive"
     if view.state is not None:
         age_s = clock.age_s(view.state.created_ms, now_ms)
         if age_s > STATE_AGE_S_MAX:
-            yield f"the planner has been silent for {duration_text(age_s)}"
+            # All that is old below is old because of this.
+            yield (
+                f"the planner has been silent for {duration_text(age_s)}; DNS answers from the "
+                "last table and its own checks; see the log of `popsteer plan`"
+            )
+            return
+    if view.overview is None:
+        yield "the planner has not reported yet; see the log of `popsteer plan`"
+    elif not view.overview.window_last_ms:
+        yield "nothing was measured yet; see the logs of `popsteer probe` and `popsteer aggregate`"
+    else:
+        yield from _old(view.overview, config, now_ms)
+
+
+def _old(seen: Overview, config: Config, now_ms: int) -> Iterator[str]:
+    """What a planner that is well gets too late."""
+    age_s = clock.age_s(seen.window_last_ms, now_ms)
+    if age_s > data_age_s_max(config):
+        yield (
+            f"the newest measurements are {duration_text(age_s)} old; see the logs of "
+            "`popsteer aggregate` and `popsteer probe`"
+        )
+    for stream, one in seen.heartbeats.items():
+        age_s = clock.age_s(one.newest_ms, now_ms)
+        if age_s > heartbeat.bounds_s(config).get(stream, float("inf")):
+            yield (
+                f"{stream}: no heartbeat for {duration_text(age_s)}; see the log of "
+                "`popsteer aggregate`"
+            )
 
 
 def _heartbeat_ages_s(view: View, now_ms: int) -> dict[str, float]:
@@ -249,7 +273,9 @@ def _warnings(view: View) -> Iterator[str]:
             )
             yield f"{stream}: {one.silent} of {one.lanes} agents' lanes are silent: {named}"
     if view.overview is not None and view.overview.refused:
-        yield f"the guard refused the newest table: {view.overview.refused}"
+        yield (
+            f"the guard refused the newest table: {view.overview.refused}; the one in force stays"
+        )
 
 
 def _since_s(then_ms: int, now_ms: int) -> float | None:

@@ -8,6 +8,7 @@ from console.dashboard.history import POINTS, STEP_S, History
 from console.published import View
 from popsteer.config import Config
 from popsteer.heartbeat import bounds_s
+from popsteer.orders import Order, OrderKind, Orders
 from popsteer.overview import HeartbeatView, LinkView
 from popsteer.samples import BULK_STREAM as BULK
 
@@ -124,7 +125,9 @@ def test_old_data_are_stale_although_every_pop_is_up(
 
 def test_a_silent_planner_is_stale(view: View, config: Config, now_ms: int) -> None:
     seen = line(view, config, now_ms + 20_000)
-    assert seen.problems == ("the planner has been silent for 21 s",)
+    (told,) = seen.problems  # whatever else is old is old because of this
+    assert told.startswith("the planner has been silent for 21 s; DNS answers from the last table")
+    assert told.endswith("see the log of `popsteer plan`")
 
 
 def test_a_store_that_is_away_is_stale_and_never_waiting(
@@ -148,7 +151,9 @@ def test_a_stream_without_heartbeats_is_stale_beyond_its_bound(
     assert (seen.stale, seen.heartbeat_age_s) == (False, {BULK: bound_ms / 1_000})
     seen = line(heard(view, now_ms - bound_ms - 1), config, now_ms)
     assert seen.stale
-    assert seen.problems == ("popsteer-bulk: no heartbeat for 25 s",)
+    assert seen.problems == (
+        "popsteer-bulk: no heartbeat for 25 s; see the log of `popsteer aggregate`",
+    )
 
 
 def test_silent_lanes_are_named_and_the_rest_is_fresh(
@@ -168,7 +173,29 @@ def test_a_refused_table_is_a_problem_but_not_stale(
     overview = msgspec.structs.replace(view.overview, refused="41% of demand would move")
     seen = line(replace(view, overview=overview), config, now_ms)
     assert not seen.stale
-    assert seen.problems == ("the guard refused the newest table: 41% of demand would move",)
+    assert seen.problems == (
+        "the guard refused the newest table: 41% of demand would move; the one in force stays",
+    )
+
+
+def test_orders_in_force_are_told_with_end_owner_and_reason(
+    view: View, config: Config, now_ms: int
+) -> None:
+    def drain(pop: str, minutes: int) -> Order:
+        return Order(
+            id=pop,
+            kind=OrderKind.DRAIN,
+            pop=pop,
+            owner="ann@noc",
+            reason="line card",
+            created_ms=now_ms,
+            expires_ms=now_ms + minutes * 60_000,
+        )
+
+    given = tuple(drain(f"pop{n}", 50 - n) for n in range(5))
+    seen = line(replace(view, orders=Orders(orders=(*given, drain("over", 0)))), config, now_ms)
+    assert (seen.orders, len(seen.orders_told)) == (5, 3)
+    assert seen.orders_told[0] == "drain pop4 for 46 min more, by ann@noc: line card"
 
 
 def a_row(p50: float | None) -> PopRow:

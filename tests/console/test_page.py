@@ -13,7 +13,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from popsteer import orders as order_book
 from popsteer import overview as overviews
+from popsteer.orders import Order, OrderKind, Orders
 from popsteer.overview import HeartbeatView
 
 CHROMIUM = os.environ.get("POPSTEER_CHROMIUM") or shutil.which("chromium")
@@ -140,15 +142,15 @@ async def test_a_stream_that_stands_still_grows_old_and_is_named(
     seen = overviews.decode(published.store.objects[overviews.KEY])
     heard_ms = {
         "popsteer-bulk": seen.created_ms - 9_000,
-        "popsteer-urgent": seen.created_ms - 1_000,
+        "popsteer-urgent": seen.created_ms - 5_000,
     }
     heartbeats = {stream: HeartbeatView(newest_ms=ms, lanes=3) for stream, ms in heard_ms.items()}
     seen = msgspec.structs.replace(seen, heartbeats=heartbeats)
     published.store.objects[overviews.KEY] = msgspec.json.encode(seen)
     await tab.goto(page)
-    await expect(tab.locator("#stream-ages")).to_have_text(re.compile(r"^1\d s, \d s$"))
+    await expect(tab.locator("#stream-ages")).to_have_text(re.compile(r"^bulk 1\d s, urgent \d s$"))
     await expect(tab.get_by_role("status")).to_have_text("● Fresh")
-    published.clock_ms += 15_000
+    published.clock_ms += 11_000
     await expect(tab.locator("#problems")).to_contain_text("popsteer-urgent: no heartbeat for 17 s")
     await tab.screenshot(path=tmp_path / "still.png")
 
@@ -161,6 +163,47 @@ async def test_it_says_that_the_store_is_away_and_keeps_what_it_knew(
     published.store.away = True
     await expect(tab.locator("#problems")).to_contain_text("cannot be reached")
     await expect(names(tab)).to_have_count(3)
+
+
+async def test_orders_in_force_are_told(tab: Page, page: str, published: Published) -> None:
+    await tab.goto(page)
+    await expect(tab.get_by_role("status")).to_have_text("● Fresh")
+    await expect(tab.locator("#orders")).to_be_hidden()
+    order = Order(
+        id="drain-1",
+        kind=OrderKind.DRAIN,
+        pop="par1",
+        owner="ann@noc",
+        reason="line card",
+        created_ms=published.clock_ms,
+        expires_ms=published.clock_ms + 540_000,
+    )
+    published.store.objects[order_book.KEY] = msgspec.json.encode(Orders(orders=(order,)))
+    orders = tab.get_by_role("list", name="Orders in force")
+    await expect(orders).to_have_text("drain par1 for 9 min more, by ann@noc: line card")
+
+
+async def test_a_tab_in_the_background_tells_what_is_down(
+    tab: Page, page: str, published: Published
+) -> None:
+    await tab.goto(page)
+    await expect(tab).to_have_title("popsteer · POP health")
+    published.change_pop("lon1", up=False, reason="no TCP answer")
+    await expect(tab).to_have_title("1 Down · popsteer")
+
+
+async def test_a_phone_shows_state_load_and_why_without_scrolling(
+    tab: Page, page: str, published: Published, tmp_path: Path
+) -> None:
+    published.change_pop("lon1", up=False, reason="no TCP answer")
+    await tab.set_viewport_size({"width": 390, "height": 844})
+    await tab.goto(page)
+    await expect(names(tab)).to_have_count(3)
+    first = tab.locator("#rows tr").first
+    for text in ("Down", "lon1", "30%", "no TCP answer"):
+        await expect(first.get_by_text(text, exact=True)).to_be_in_viewport(ratio=1)
+    assert await tab.evaluate("document.getElementById('pops').scrollWidth") <= 390
+    await tab.screenshot(path=tmp_path / "phone.png")
 
 
 @pytest.mark.usefixtures("nothing_published")

@@ -3,7 +3,7 @@
 import { showChart } from "./chart.js";
 import { duration, element, number, percent, rate } from "./format.js";
 import { explain } from "./lookup.js";
-import { showPops, stateClass } from "./pops.js";
+import { lossText, showPops, stateClass } from "./pops.js";
 
 const SILENCE_MS = 8000;
 const byId = (id) => document.getElementById(id);
@@ -34,28 +34,42 @@ function showStatus(status) {
   document.body.classList.toggle("waiting", waiting);
   document.body.classList.toggle("stale", stale && !waiting);
   setText("verdict", waiting ? "○ Waiting" : stale ? "✖ STALE" : "● Fresh");
-  document.title = stale && !waiting ? "STALE · popsteer" : "popsteer · POP health";
+  document.title = title(stale && !waiting, status.counts);
   const passed = (Date.now() - heardMs) / 1000;
   const aged = (age) => (age === null ? "–" : duration(age + passed));
   setText("data-age", aged(status.data_age_s));
   const table = status.table_generation;
   setText("table-age", table === null ? "none" : `${table}, ${aged(status.table_age_s)}`);
   setText("state-age", aged(status.state_age_s));
-  setText("stream-ages", Object.values(status.heartbeat_age_s).map(aged).join(", ") || "–");
+  setText("stream-ages", streamAges(status.heartbeat_age_s, aged));
   setText("demand", status.demand_bps ? rate(status.demand_bps) : "–");
   setText("latency", status.latency_ms === null ? "–" : `${number(status.latency_ms)} ms`);
   setText("overload", percent(status.overload_share, 1));
   byId("overload-figure").hidden = status.overload_share < 0.0005;
-  setText("orders", String(status.orders));
-  byId("orders-figure").hidden = status.orders === 0;
   byId("counts").replaceChildren(
     ...Object.entries(status.counts).map(([health, count]) =>
       element("li", {}, element("span", { className: stateClass(health), textContent: `${count} ${health}` }))),
   );
-  byId("problems").hidden = problems.length === 0;
-  if (byId("problems").textContent !== problems.join("")) {
-    byId("problems").replaceChildren(...problems.map((text) => element("li", { textContent: text })));
-  }
+  showLines("problems", problems);
+  const more = status.orders - status.orders_told.length;
+  showLines("orders", more ? [...status.orders_told, `and ${more} more: popsteer orders`] : status.orders_told);
+}
+
+// A tab in the background tells by its title.
+function title(stale, counts) {
+  const down = counts.Down ? `${counts.Down} Down · ` : "";
+  return stale ? `STALE · ${down}popsteer` : down ? `${down}popsteer` : "popsteer · POP health";
+}
+
+function streamAges(ages, aged) {
+  const short = (stream) => stream.replace(/^.*-/, "");
+  return Object.entries(ages).map(([stream, age]) => `${short(stream)} ${aged(age)}`).join(", ") || "–";
+}
+
+function showLines(id, lines) {
+  byId(id).hidden = lines.length === 0;
+  if (byId(id).textContent === lines.join("")) return;
+  byId(id).replaceChildren(...lines.map((text) => element("li", { textContent: text })));
 }
 
 // Only what changed is written: a screen reader is told once.
@@ -68,6 +82,8 @@ function choose(pop) {
   remember("pop", asked.get("pop") === pop ? "" : pop);
   show();
   refreshChart();
+  // On a narrow screen it is above the table.
+  if (asked.get("pop")) byId("selected").scrollIntoView({ block: "nearest" });
 }
 
 function showSelected(pop) {
@@ -80,12 +96,15 @@ function showSelected(pop) {
   );
   const figures = [
     ["Addresses", pop.addresses.join(" ") || "–"],
+    ["RTT", `${number(pop.rtt_p50_ms)} ms median, ${number(pop.rtt_p95_ms, 0)} ms 95th percentile, ${percent(pop.loss, 1)} lost`],
     ["Load", pop.capacity_bps ? `${rate(pop.load_bps)} of ${rate(pop.capacity_bps)}` : rate(pop.load_bps)],
     ["Planned", rate(pop.planned_bps)],
     ...pop.links.map((one) => [
       `Link ${one.id}`, `${rate(one.tx_bps)} of ${rate(one.capacity_bps)}`,
     ]),
     ["Demand", `${percent(pop.demand_share, 2)} now, ${percent(pop.demand_share_before, 2)} ten minutes ago`],
+    ["Shed", pop.shed ? `${percent(pop.shed)} of its answers go to the next candidate` : "nothing"],
+    ["If lost", lossText(pop.if_lost)],
     ["Samples", `${number(pop.samples_per_min, 0)} a minute`],
   ];
   if (byId("selected-figures").textContent === figures.flat().join("")) return;

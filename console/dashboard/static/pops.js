@@ -101,9 +101,9 @@ function showDemand(cell, pop) {
 
 function showLoss(cell, loss) {
   cell.classList.toggle("over", (loss?.overload_bps ?? 0) > 0);
+  cell.title = lossText(loss);
   if (!loss || !loss.fullest) {
     cell.textContent = loss ? "" : "–";
-    cell.title = loss ? "nobody would move" : "not looked at yet";
     return;
   }
   const added = loss.added_ms === null ? "" : ` +${number(loss.added_ms, 0)} ms`;
@@ -111,9 +111,17 @@ function showLoss(cell, loss) {
     loss.utilisation === null ? "–" : percent(loss.utilisation),
     element("span", { className: "faint", textContent: added }),
   );
-  cell.title = loss.overload_bps > 0
-    ? `no room for ${rate(loss.overload_bps)}, most of all at ${loss.fullest}`
-    : `${loss.fullest} would get fullest`;
+}
+
+// What its loss would do, in words.
+export function lossText(loss) {
+  if (!loss) return "not looked at yet";
+  if (!loss.fullest) return "nobody would move";
+  const added = loss.added_ms === null ? "" : `, +${number(loss.added_ms, 0)} ms for those who move`;
+  const full = loss.utilisation === null ? "" : ` at ${percent(loss.utilisation)}`;
+  return loss.overload_bps > 0
+    ? `no room for ${rate(loss.overload_bps)}, most of all at ${loss.fullest}${full}${added}`
+    : `${loss.fullest} would be fullest${full}${added}`;
 }
 
 function newBar() {
