@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aggregator.demand import Demand
+from aggregator.demand import SCALE_MAX, SCALE_MIN, Demand
 from aggregator.prefixes import Prefixes
 from benchmarks.scene import T0_MS, WINDOW_MS, demand_partial
 from popsteer.names import Prefix, prefix_arrays
@@ -99,3 +99,45 @@ def test_late_reports_change_nothing_but_the_past() -> None:
     demand.observe([late], prefixes)
 
     assert demand.bps(6, LOAD_BPS)[0] == pytest.approx(TRUTH_BPS[0], rel=0.3)
+
+
+def test_foreign_load_on_most_pops_does_not_bend_the_scale_of_most_demand() -> None:
+    demand, _ = watched(20)
+    load = LOAD_BPS + np.array([0, 9e10, 9e10])
+
+    assert demand.bps(6, load) == pytest.approx(TRUTH_BPS, rel=1e-6)
+
+
+def test_a_late_report_counts_as_if_it_had_come_in_time() -> None:
+    bits = TRUTH_BPS * 0.1 * WINDOW_MS / 1e3
+    windows = [
+        demand_partial(T0_MS + i * WINDOW_MS, NET, PLEN, POPS, AT, bits * (1 + i) ** 2, 50)
+        for i in range(12)
+    ]
+    heavy = demand_partial(T0_MS, NET[:1], PLEN[:1], POPS, AT[:1], 50 * bits[:1], 50)
+    told = []
+    for order in ([heavy, *windows], [*windows, heavy]):
+        demand, prefixes = Demand(POPS, 20), Prefixes()
+        prefixes.add(NET, PLEN)
+        for partial in order:
+            demand.observe([partial], prefixes)
+        told.append(demand.bps(6, LOAD_BPS))
+
+    assert told[0] == pytest.approx(told[1], rel=1e-6)
+
+
+def test_reports_are_not_believed_before_the_caches_have_filled() -> None:
+    demand = Demand(POPS, 20)
+    demand.expect(np.arange(6), TRUTH_BPS)
+
+    watched(2, queries=10_000, demand=demand)
+    assert demand.trust(6) == 0
+    watched(12, queries=10_000, demand=demand)
+    assert demand.trust(6) > 0.9
+
+
+def test_a_scale_that_nobody_means_is_bounded() -> None:
+    demand, _ = watched(20, unit=1e-9)
+
+    assert demand.scale(LOAD_BPS) == SCALE_MAX
+    assert demand.scale(LOAD_BPS * 1e-20) == SCALE_MIN

@@ -126,6 +126,24 @@ def test_lost_probes_to_one_pop_are_a_long_rtt() -> None:
     assert after.rtt_us[1:].max() < 60_000
 
 
+def test_a_path_that_is_alone_and_lost_is_long() -> None:
+    nan = float("nan")
+    calm: list[list[float | None]] = [[row[0], nan, nan, nan] for row in steady(50_000, 12)]
+
+    after = learnt([*calm, *[[None, nan, nan, nan]] * 3])
+
+    assert after.rtt_us[0] > 900_000
+
+
+def test_opposite_surprises_confirm_nothing() -> None:
+    calm = steady(50_000, 12)
+    before = learnt(calm).rtt_us
+
+    after = learnt([*calm, [400_000.0] * POPS, [10_000.0] * POPS])
+
+    assert (after.rtt_us == before).all()
+
+
 def test_a_silent_target_says_nothing_of_its_paths() -> None:
     calm = steady(50_000, 12)
     before = learnt(calm)

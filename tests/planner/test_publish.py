@@ -145,6 +145,17 @@ def test_a_table_with_a_foreign_signature_is_not_taken_over() -> None:
     assert mine.in_force.table.meta.generation == 1
 
 
+def test_an_old_table_under_a_new_name_is_not_taken_over() -> None:
+    store = MemoryStore()
+    theirs, mine = publisher(store), publisher(store)
+    theirs.publish(table(0))
+    theirs.publish(table(1))
+    store.objects[table_key(2)] = store.objects[table_key(1)]
+
+    assert not mine.refresh()
+    assert mine.in_force is None
+
+
 def test_a_truncated_table_is_not_taken_over() -> None:
     store = MemoryStore()
     theirs, mine = publisher(store), publisher(store)
