@@ -18,6 +18,7 @@ from aggregator.compare import Answers, answers, load_bps, present_shares
 from aggregator.estimate import Estimates
 from aggregator.evidence import evidence_of
 from aggregator.explore import wanted_pairs
+from aggregator.failover import fallen_over
 from aggregator.fleet import Fleet
 from aggregator.inference import Surroundings, inferred
 from aggregator.market import crew
@@ -313,27 +314,6 @@ def _links(inputs: Inputs, considered: Candidates) -> Ints | None:
         return None
     there = inputs.route(considered.row, np.maximum(considered.pop, 0))
     return np.where(considered.pop == NOWHERE, NOWHERE, there)
-
-
-def fallen_over(said: Answers, usable: Bools) -> Answers:
-    """The answers as DNS nodes give them: shares of unusable POPs are with the next usable rank.
-
-    Whoever was moved by a failure is moved again only for a gain.
-    """
-    lost = (said.share > 0) & ~((said.pop >= 0) & usable[said.pop])
-    rows = np.flatnonzero(lost.any(axis=1))
-    if not len(rows):
-        return said
-    share, able = said.share.copy(), (said.pop[rows] >= 0) & usable[said.pop[rows]]
-    ranks = said.pop.shape[1]
-    for start in range(ranks):
-        left = np.where(lost[rows, start], share[rows, start], 0.0)
-        share[rows, start] -= left
-        for step in range(1, ranks):
-            rank = (start + step) % ranks
-            share[rows, rank] += np.where(able[:, rank], left, 0.0)
-            left = np.where(able[:, rank], 0.0, left)
-    return Answers(said.pop, share)
 
 
 def _note(considered: Candidates, problem: Problem, assignment: Assignment) -> str:

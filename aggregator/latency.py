@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from aggregator import cycle
 from aggregator.chores import Chores
-from aggregator.compare import load_bps
 from aggregator.control import Arbiter, LoadLoop
 from aggregator.egress import Egress
 from aggregator.estimate import Estimates
+from aggregator.failover import ladder_of
 from aggregator.guard import Case, Risk, Verdict, judge
 from aggregator.load import Load
 from aggregator.measurements import Measurements
@@ -25,9 +25,9 @@ from aggregator.memory import Reference
 from aggregator.policy import DEFAULT
 from aggregator.publish import Publisher
 from aggregator.rollout import Mode, Rollout
-from aggregator.services import TO_ONE_POP, ServiceSet, stacked, table_of
+from aggregator.services import TO_ONE_POP, ServiceSet, table_of
 from aggregator.standing_orders import StandingOrders
-from aggregator.survival import n_plus_one
+from aggregator.survival import Placed, n_plus_one
 from aggregator.terms import Atlas
 from popsteer.clock import SECOND_MS
 from popsteer.config import Plan
@@ -264,17 +264,25 @@ class LatencyLoop:
         self, outcomes: Sequence[cycle.Outcome], inputs: Sequence[cycle.Inputs], now: Now
     ) -> Risk:
         """What the loss of one of the fullest POPs does, by the old table and by the new."""
-        usable = cycle.usable_pops(self._fleet, now.up, now.drained)
-        demand = np.concatenate([one.demand_bps for one in outcomes])
-        after = stacked([one.after for one in outcomes])
-        load = load_bps(after, demand, len(usable))
+        pops = self._fleet.pops
+        load = np.sum([cycle.planned_bps(one, len(pops)) for one in outcomes], axis=0)
         lost = np.argsort(-load, kind="stable")[:POPS_LOST].tolist()
-        new, old = (
-            n_plus_one(said, demand, now.load.capacity_bps, usable, lost).overload_share[lost]
-            for said in (after, stacked([one.before for one in outcomes]))
-        )
+
+        def overload_share(new: bool) -> F64:
+            placed = []
+            for one, own in zip(outcomes, inputs, strict=True):
+                table, said = one.table, one.after
+                if not new:
+                    table, said = own.in_force or table, one.before
+                ladder = ladder_of(table, own.fleet.serves, pops)
+                placed.append(Placed(said, one.demand_bps, ladder))
+            losses = n_plus_one(placed, now.load.capacity_bps, now.up, now.drained, lost)
+            share: F64 = losses.overload_share[lost]
+            return share
+
+        new, old = overload_share(True), overload_share(False)
         worst = int((new - old).argmax())
-        pop = self._fleet.pops[lost[worst]]
+        pop = pops[lost[worst]]
         # Without a table in force nothing is compared.
         before = float(old[worst]) if inputs[0].in_force is not None else np.inf
         return Risk(pop, before, float(new[worst]), self.reference.risk_allowed)

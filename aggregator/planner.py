@@ -15,8 +15,8 @@ from aggregator import report
 from aggregator.chores import Chores
 from aggregator.compare import Answers, load_bps
 from aggregator.control import Health, LoadLoop
-from aggregator.cycle import usable_pops
 from aggregator.egress import Egress
+from aggregator.failover import ladder_of
 from aggregator.fleet import fleet_of
 from aggregator.latency import LatencyLoop, now_of
 from aggregator.load import Load, measured
@@ -258,15 +258,17 @@ class Planner:
         scene: report.Scene,
     ) -> Losses:
         """N+1, a few POPs of it looked at again."""
+        pops, known, up = self.fleet.pops, self.known.prefixes, self.health.up
+        tables = [table_of(table, one) for one in self.sets]
         placed = [
-            Placed(table_of(table, one), said, own)
-            for one, said, own in zip(self.sets, self._said(), demand, strict=True)
+            Placed(said, own, ladder_of(its, one.serves, pops))
+            for one, its, said, own in zip(self.sets, tables, self._said(), demand, strict=True)
         ]
-        drained = np.array([pop in scene.drained for pop in self.fleet.pops])
-        usable, prefixes = usable_pops(self.fleet, self.health.up, drained), self.known.prefixes
-        self.survival.step(placed, prefixes.net, prefixes.plen, usable, scene.now_ms)
+        drained = np.array([pop in scene.drained for pop in pops])
+        prefixes = known.net, known.plen
+        self.survival.step(placed, tables, prefixes, up, drained, scene.now_ms)
         whole = float(sum(own.sum() for own in demand))
-        return self.survival.losses(paths.demand_bps, scene.load.capacity_bps, usable, whole)
+        return self.survival.losses(paths.demand_bps, scene.load.capacity_bps, up, whole)
 
     def _share_before(self, paths: report.PathView, now: int) -> np.ndarray:
         while len(self._shares) > 1 and self._shares[1][0] <= now - SHARES_BEFORE_MS:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from aggregator.compare import Answers, answers, load_bps, present_shares
-from aggregator.cycle import fallen_over
+from aggregator.failover import Ladder, ladder_of
 from aggregator.services import ServiceSet, stacked
 from aggregator.solve import NOWHERE, Problem
+from aggregator.survival import Placed
 from aggregator.together import solved
 from popsteer.evidence import Evidence
 from popsteer.intervals import last_of
@@ -45,7 +46,9 @@ class Situation:
     """[n, k]"""
     said: Answers
     """By the table in force."""
-    usable: Bools
+    up: Bools
+    """[p]"""
+    drained: Bools
     """[p]"""
     capacity_bps: F64
     """[p], infinite is unlimited."""
@@ -53,10 +56,26 @@ class Situation:
     """The share of a capacity that is planned with."""
     move_gain_us: float
     sets: tuple[ServiceSet, ...]
+    ladders: tuple[Ladder, ...]
+    """Of each set."""
     ends: tuple[int, ...]
     """Where the prefixes of each set end: services with other answers have rows of their own."""
     generation: int = 0
     """Of the table in force."""
+
+    def parts(self, said: Answers) -> list[Placed]:
+        """Such answers, set by set."""
+        begins = (0, *self.ends[:-1])
+        return [
+            Placed(Answers(said.pop[a:b], said.share[a:b]), self.demand_bps[a:b], ladder)
+            for a, b, ladder in zip(begins, self.ends, self.ladders, strict=True)
+        ]
+
+    def fallen_over(self, said: Answers) -> Answers:
+        """The answers as DNS nodes give them with the POPs of now."""
+        return stacked(
+            [one.ladder.fallen_over(one.said, self.up, self.drained) for one in self.parts(said)]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +99,9 @@ class Placement:
     latency_us: float
     """Demand-weighted mean; NaN where nothing is known."""
     overload_share: float
-    """Share of all demand above the capacities."""
+    """Share of all demand for which there is no room, the unserved among it."""
+    unserved_share: float
+    """Share of all demand whose service has no POP left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +132,8 @@ def situation(
     sets: Sequence[ServiceSet],
     tables: Sequence[Table],
     evidence: Sequence[Evidence],
-    usable: Bools,
+    up: Bools,
+    drained: Bools,
     capacity_bps: F64,
     fill: float,
     move_gain_us: float,
@@ -133,11 +155,15 @@ def situation(
         rtt_us=rtt,
         spread_us=spread,
         said=stacked(said),
-        usable=usable,
+        up=up,
+        drained=drained,
         capacity_bps=capacity_bps,
         fill=fill,
         move_gain_us=move_gain_us,
         sets=tuple(sets),
+        ladders=tuple(
+            ladder_of(table, one.serves, pops) for table, one in zip(tables, sets, strict=True)
+        ),
         ends=tuple(np.cumsum([len(part[0]) for part in parts]).tolist()),
         generation=tables[0].meta.generation,
     )
@@ -169,10 +195,10 @@ def _lines(evidence: Evidence) -> tuple[int, Ints, Ints]:
 def whatif(base: Situation, change: Change) -> Account:
     """What the change does, at once and after replanning."""
     rtt = _rtt(base)
-    now = _placement(base, rtt, fallen_over(base.said, base.usable))
+    now = _placement(base, rtt, base.fallen_over(base.said))
     changed = _changed(base, change)
     pinned = _pinned(changed, change.pins or {})
-    said = fallen_over(_obeyed(now.said, pinned), changed.usable)
+    said = changed.fallen_over(_obeyed(now.said, pinned))
     at_once = _placement(changed, rtt, said)
     replanned = _placement(changed, rtt, _replanned(changed, at_once.said, pinned))
     return Account(
@@ -192,26 +218,31 @@ def _changed(base: Situation, change: Change) -> Situation:
     for prefix, factor in (change.demand or {}).items():
         demand[inside(base.net, base.plen, prefix)] *= factor
     lost = np.array([pop in change.down for pop in base.pops])
-    return replace(base, capacity_bps=capacity, demand_bps=demand, usable=base.usable & ~lost)
+    return replace(base, capacity_bps=capacity, demand_bps=demand, up=base.up & ~lost)
 
 
 def _pinned(base: Situation, pins: Mapping[Prefix, str]) -> Ints:
-    """[n], the POP that each prefix is pinned to; NOWHERE is free, or to a POP that is away."""
-    pinned = np.full(len(base.net), NOWHERE)
-    for prefix, pop in sorted(pins.items(), key=lambda pin: pin[0].length):
-        number = base.pops.index(pop)
-        if base.usable[number]:
-            pinned[inside(base.net, base.plen, prefix)] = number
+    """[n], the POP that each prefix is pinned to; NOWHERE is free, or to a POP that cannot."""
+    pinned, begin = np.full(len(base.net), NOWHERE), 0
+    for ladder, end in zip(base.ladders, base.ends, strict=True):
+        usable, rows = ladder.usable(base.up, base.drained), slice(begin, end)
+        for prefix, pop in sorted(pins.items(), key=lambda pin: pin[0].length):
+            number = base.pops.index(pop)
+            if usable[number]:
+                pinned[rows][inside(base.net[rows], base.plen[rows], prefix)] = number
+        begin = end
     return pinned
 
 
 def _obeyed(said: Answers, pinned: Ints) -> Answers:
-    """The answers with each pinned prefix at its POP."""
-    rows = np.flatnonzero(pinned != NOWHERE)
-    pop, share = said.pop.copy(), said.share.copy()
-    share[rows] = 0.0
-    pop[rows, 0], share[rows, 0] = pinned[rows], 1.0
-    return Answers(pop, share)
+    """The answers with each pinned prefix at its POP, before all that it had."""
+    bound = pinned != NOWHERE
+    if not bound.any():
+        return said
+    share = np.where(bound[:, None], 0.0, said.share)
+    return Answers(
+        np.column_stack([pinned, said.pop]), np.column_stack([bound.astype(np.float64), share])
+    )
 
 
 def inside(net: Net, plen: Plen, prefix: Prefix) -> Bools:
@@ -225,10 +256,10 @@ def inside(net: Net, plen: Plen, prefix: Prefix) -> Bools:
 def _replanned(base: Situation, present: Answers, pinned: Ints) -> Answers:
     """What each set's policy makes of it, all from one account of capacities."""
     shares, first, asked = present_shares(base.pop, present), 0, []
-    for one, end in zip(base.sets, base.ends, strict=True):
+    for one, ladder, end in zip(base.sets, base.ladders, base.ends, strict=True):
         rows = slice(first, end)
         pop = base.pop[rows]
-        here = (pop != NOWHERE) & (base.usable & one.serves)[pop]
+        here = (pop != NOWHERE) & ladder.usable(base.up, base.drained)[pop]
         held = (here & (pop == pinned[rows, None])).any(axis=1)
         here &= ~held[:, None] | (pop == pinned[rows, None])
         problem = Problem(
@@ -242,8 +273,10 @@ def _replanned(base: Situation, present: Answers, pinned: Ints) -> Answers:
         )
         asked.append((one.policy, problem))
         first = end
-    found = [one.assignment.share for one in solved(asked)]
-    return Answers(base.pop, np.concatenate(found))
+    share = np.concatenate([one.assignment.share for one in solved(asked)])
+    # A row in which nobody is usable names its fastest, and DNS nodes go on from there.
+    share[~share.any(axis=1), 0] = 1.0
+    return base.fallen_over(Answers(base.pop, share))
 
 
 def _placement(base: Situation, rtt: "sparse.csr_matrix", said: Answers) -> Placement:
@@ -253,9 +286,15 @@ def _placement(base: Situation, rtt: "sparse.csr_matrix", said: Answers) -> Plac
     known = placed.multiply(rtt > 0)
     weight = float(base.demand_bps @ known.sum(axis=1).A1)
     latency = float(base.demand_bps @ placed.multiply(rtt).sum(axis=1).A1)
-    over = float(np.maximum(load - base.capacity_bps, 0.0).sum())
+    nobody = base.said.share.any(axis=1) & ~said.share.any(axis=1)
+    unserved = float(base.demand_bps[nobody].sum())
+    over = float(np.maximum(load - base.capacity_bps, 0.0).sum()) + unserved
     return Placement(
-        said, load, latency / weight if weight else np.nan, over / whole if whole else 0.0
+        said,
+        load,
+        latency / weight if weight else np.nan,
+        over / whole if whole else 0.0,
+        unserved / whole if whole else 0.0,
     )
 
 

@@ -59,6 +59,9 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     moved_share: float
     """Of all demand, against now."""
     overload_share: float
+    """Of all demand, for which there is no room; the unserved is among it."""
+    unserved_share: float
+    """Of all demand, whose service has no POP left."""
     overloaded: tuple[str, ...]
     moves: tuple[Move, ...]
 
@@ -114,12 +117,14 @@ def situation_of(view: View, config: Config) -> Situation:
     capacity = [
         (states[pop].capacity_bps if pop in states else known.get(pop, 0.0)) for pop in pops
     ]
-    usable = [pop not in states or (states[pop].up and not states[pop].drained) for pop in pops]
+    up = [pop not in states or states[pop].up for pop in pops]
+    drained = [pop in states and states[pop].drained for pop in pops]
     return situation(
         sets,
         [one.table for one in views if one.table is not None],
         evidence,
-        np.array(usable),
+        np.array(up),
+        np.array(drained),
         np.array([bps if bps > 0 else np.inf for bps in capacity]),
         config.plan.target_utilisation,
         config.plan.move_gain_ms * 1e3,
@@ -166,6 +171,7 @@ def _outlook(
         latency_ms=_ms(placed.latency_us),
         moved_share=moved / whole if whole else 0.0,
         overload_share=placed.overload_share,
+        unserved_share=placed.unserved_share,
         overloaded=tuple(base.pops[p] for p in full.tolist() if base.pops[p] not in change.down),
         moves=tuple(
             Move(source=base.pops[s], target=base.pops[t], bps=bps, added_ms=_ms(added))
@@ -191,7 +197,7 @@ def _known(value: float) -> float | None:
 def render(told: Forecast) -> RenderableType:
     """What a person reads."""
     parts: list[RenderableType] = [
-        _line("now", told.latency_ms, 0.0, told.overload_share, ()),
+        _line("now", told.latency_ms, told.overload_share),
         _sentence("at once", told.at_once),
         _sentence("replanned", told.replanned),
         "",
@@ -204,17 +210,16 @@ def render(told: Forecast) -> RenderableType:
 
 
 def _sentence(name: str, placed: Outlook) -> Text:
-    return _line(
-        name, placed.latency_ms, placed.moved_share, placed.overload_share, placed.overloaded
-    )
+    line = _line(name, placed.latency_ms, placed.overload_share, placed.moved_share)
+    if placed.unserved_share > 0:
+        line.append(f", {placed.unserved_share:.1%} has no POP left", style="bold red")
+    if placed.overloaded:
+        line.append(f" ({' '.join(placed.overloaded)} overloaded)", style="red")
+    return line
 
 
 def _line(
-    name: str,
-    latency_ms: float | None,
-    moved_share: float,
-    overload_share: float,
-    overloaded: tuple[str, ...],
+    name: str, latency_ms: float | None, overload_share: float, moved_share: float = 0.0
 ) -> Text:
     latency = "RTT unknown" if latency_ms is None else f"{latency_ms:.2f} ms mean"
     line = Text.assemble((f"{name:<10}", "bold"), latency)
@@ -222,8 +227,6 @@ def _line(
         line.append(f", {moved_share:.1%} of the demand moves")
     if overload_share > 0:
         line.append(f", {overload_share:.1%} of the demand is too much", style="bold red")
-    if overloaded:
-        line.append(f" ({' '.join(overloaded)} overloaded)", style="red")
     return line
 
 

@@ -40,7 +40,7 @@ def whatif(
     )
     base = words.published_situation(config, s3_store(config.aws))
     if change == Change(frozenset(), {}, {}):
-        losses = n_plus_one(base.said, base.demand_bps, base.capacity_bps, base.usable)
+        losses = n_plus_one(base.parts(base.said), base.capacity_bps, base.up, base.drained)
         if json:
             print(jsons.dumps(words.losses_document(base, losses), indent=2))
         else:

@@ -66,7 +66,7 @@ def test_what_overloads_is_named(view: View, config: Config) -> None:
 
 def test_every_loss_has_a_line(view: View, config: Config) -> None:
     base = forecast.situation_of(view, config)
-    losses = n_plus_one(base.said, base.demand_bps, base.capacity_bps, base.usable)
+    losses = n_plus_one(base.parts(base.said), base.capacity_bps, base.up, base.drained)
 
     text = printed(forecast.render_losses(base, losses))
 
@@ -111,6 +111,7 @@ def test_json_is_one_document(view: View, config: Config) -> None:
         "latency_ms",
         "moved_share",
         "overload_share",
+        "unserved_share",
         "overloaded",
         "moves",
     }

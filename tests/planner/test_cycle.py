@@ -3,7 +3,7 @@
 import numpy as np
 
 from aggregator.compare import Answers
-from aggregator.cycle import fallen_over
+from aggregator.failover import fallen_over
 
 
 def test_shares_of_dead_pops_are_with_the_next_rank_and_round_to_the_top() -> None:

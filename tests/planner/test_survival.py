@@ -5,6 +5,7 @@ import pytest
 
 from aggregator import survival
 from aggregator.compare import answers, load_bps
+from aggregator.failover import Ladder
 from aggregator.survival import Placed, Survival, n_plus_one
 from benchmarks.scene import T0_MS, Scene
 from popsteer.names import Prefix, prefix_arrays
@@ -13,7 +14,8 @@ from popsteer.table import NO_POP, Table, TableMeta, build
 P, N = 6, 200
 POPS = tuple(f"p{i}" for i in range(P))
 NET, PLEN = prefix_arrays(Prefix.parse(f"10.0.{i}.0/24") for i in range(N))
-USABLE = np.ones(P, bool)
+UP, DRAINED = np.ones(P, bool), np.zeros(P, bool)
+LADDER = Ladder(np.ones(P, bool), np.arange(P))
 
 
 def random_table(seed: int) -> Table:
@@ -30,54 +32,51 @@ def random_table(seed: int) -> Table:
     return build(TableMeta(generation=1), POPS, NET, PLEN, pop, share, rtt)
 
 
-def placed(seed: int) -> Placed:
-    table = random_table(seed)
+def placed(table: Table, seed: int) -> Placed:
     demand = np.random.default_rng(seed).uniform(1, 9, N)
-    return Placed(table, answers(table, NET, PLEN, POPS), demand)
+    return Placed(answers(table, NET, PLEN, POPS), demand, LADDER)
 
 
 def test_after_enough_steps_it_is_what_all_at_once_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survival, "ROWS_PER_STEP", 90)
-    sets = [placed(1), placed(2)]
+    tables = [random_table(1), random_table(2)]
+    sets = [placed(table, seed) for seed, table in enumerate(tables)]
     capacity = np.full(P, 400.0)
     picture, looked = Survival(P), []
 
     for step in range(P):
-        picture.step(sets, NET, PLEN, USABLE, T0_MS + step)
+        picture.step(sets, tables, (NET, PLEN), UP, DRAINED, T0_MS + step)
         whole = sum(float(one.demand_bps.sum()) for one in sets)
         load = np.sum([load_bps(one.said, one.demand_bps, P) for one in sets], axis=0)
-        found = picture.losses(load, capacity, USABLE, whole)
+        found = picture.losses(load, capacity, UP, whole)
         looked.append(int((found.seen_ms > 0).sum()))
 
     assert looked == [1, 2, 3, 4, 5, 6]
-    said = type(sets[0].said)(
-        np.concatenate([one.said.pop for one in sets]),
-        np.concatenate([one.said.share for one in sets]),
-    )
-    demand = np.concatenate([one.demand_bps for one in sets])
-    want = n_plus_one(said, demand, capacity, USABLE)
+    want = n_plus_one(sets, capacity, UP, DRAINED)
     assert found.overload_bps == pytest.approx(want.overload_bps, rel=1e-4)
     assert found.fullest.tolist() == want.fullest.tolist()
     assert found.utilisation == pytest.approx(want.utilisation, rel=1e-4)
 
 
 def test_a_capacity_that_shrinks_is_seen_without_looking_again() -> None:
-    one, picture = placed(3), Survival(P)
-    picture.step([one], NET, PLEN, USABLE, T0_MS)
+    table, picture = random_table(3), Survival(P)
+    one = placed(table, 3)
+    picture.step([one], [table], (NET, PLEN), UP, DRAINED, T0_MS)
     load, whole = load_bps(one.said, one.demand_bps, P), float(one.demand_bps.sum())
 
-    roomy = picture.losses(load, np.full(P, 1e4), USABLE, whole)
-    tight = picture.losses(load, np.full(P, 100.0), USABLE, whole)
+    roomy = picture.losses(load, np.full(P, 1e4), UP, whole)
+    tight = picture.losses(load, np.full(P, 100.0), UP, whole)
 
     assert not roomy.overload_bps.any()
     assert (tight.overload_bps > 0).all()
 
 
 def test_added_rtt_is_what_those_who_move_pay() -> None:
-    one, picture = placed(4), Survival(P)
-    picture.step([one], NET, PLEN, USABLE, T0_MS)
+    table, picture = random_table(4), Survival(P)
+    one = placed(table, 4)
+    picture.step([one], [table], (NET, PLEN), UP, DRAINED, T0_MS)
 
-    added = picture.losses(np.zeros(P), np.full(P, np.inf), USABLE, 1.0).added_us
+    added = picture.losses(np.zeros(P), np.full(P, np.inf), UP, 1.0).added_us
 
     # First candidates lose 10 ms to the second; the second's share goes on to the third.
     assert (added >= 10_000 - 1e-6).all()
