@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.estimate import Estimates
-from aggregator.inference import Known, Surroundings, inferred
+from aggregator.inference import US_PER_KM_MIN, Known, Surroundings, inferred
 from aggregator.prefixes import UNKNOWN, Prefixes
 from popsteer.evidence import Source
 from popsteer.names import Prefix, prefix_arrays
@@ -125,3 +125,32 @@ def test_nearer_knowledge_wins_and_doubt_grows_from_step_to_step() -> None:
     assert doubt[0] < doubt[1]
     assert doubt[1] <= doubt[3]
     assert doubt[2] <= doubt[3]
+
+
+def placed(rtt_us: NDArray[np.float64]) -> tuple[Known, NDArray[np.float64]]:
+    """The last prefix of 40 is known by its place alone; and its distance to each POP."""
+    prefixes, place, _ = world(40)
+    seen = np.ones(rtt_us.shape, bool)
+    seen[-1] = False
+    known = inferred(measured(rtt_us, seen), prefixes, POPS, Surroundings(place, None, POP_PLACE))
+    return known, np.abs(place[-1, 1] - POP_PLACE[:, 1]) * KM_PER_DEGREE
+
+
+def test_nothing_is_placed_nearer_than_light_has_it() -> None:
+    known, km = placed(np.full((40, POPS), 3_000.0))
+
+    told = pairs_of(known, 39)
+
+    assert len(told) == POPS
+    for pop, (rtt, _, _) in told.items():
+        assert rtt >= US_PER_KM_MIN * km[pop] - 1
+
+
+def test_a_map_that_is_wrong_by_much_says_so() -> None:
+    rng = np.random.default_rng(3)
+    _, _, truth = world(40)
+    known, _ = placed(np.rint(truth + rng.choice([0.0, 80_000.0], truth.shape)))
+
+    told = pairs_of(known, 39)
+
+    assert min(spread for _, spread, _ in told.values()) > 30_000
