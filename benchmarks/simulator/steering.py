@@ -220,7 +220,8 @@ class Production:
     def _passes(
         self, outcome: cycle.Outcome, inputs: cycle.Inputs, estimates: Estimates, load: Load
     ) -> bool:
-        pops = len(self.fleet.pops)
+        pops, reference = len(self.fleet.pops), self._reference
+        rise, fall = reference.capacity_change(load.rated_bps)
         case = Case(
             now_ms=inputs.now_ms,
             old=self._in_force,
@@ -229,16 +230,20 @@ class Production:
             before=outcome.before,
             after=outcome.after,
             excused=cycle.excused(outcome, inputs),
-            rtt_ratio=self._reference.rtt_ratio(outcome, pops),
+            rtt_ratio=reference.rtt_ratio(outcome, pops),
             pops_usable=int(self.health.up.sum()),
             pops_all=pops,
-            capacity_ratio_max=self._reference.capacity_ratio(load.rated_bps),
-            measured_pops=self._reference.fresh_pops(estimates, pops),
-            measured_pops_before=self._reference.pops,
+            capacity_rise=rise,
+            capacity_fall=fall,
+            measured_pops=reference.fresh_pops(estimates, pops),
+            measured_pops_before=reference.pops,
+            coverage_min=reference.coverage_min,
+            one_pop_max=reference.one_pop_max,
+            capacity_fall_max=reference.capacity_fall_max,
         )
         verdict = judge(case)
         if not verdict.good:
-            self._reference.relent(estimates, pops)
+            reference.relent(estimates, pops)
             self.refused.append(f"{verdict.rule}: {verdict.reason}")
         return verdict.good
 
