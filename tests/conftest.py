@@ -1,12 +1,17 @@
-"""What tests of several components share: one embedded AWS for the whole run."""
+"""What tests of several components share: one embedded AWS for the whole run, and no deadlines."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from benchmarks.faults.local import EmbeddedAws
 from popsteer.config import Aws
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("popsteer", deadline=None)
+settings.load_profile("popsteer")
 
 
 @pytest.hookimpl(tryfirst=True)  # before the groups are read
