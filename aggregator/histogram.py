@@ -44,37 +44,6 @@ def bucket_value_us(bucket: Buckets) -> NDArray[np.float64]:
     return np.where(bucket == LOST, np.nan, value)
 
 
-def quantiles_us(
-    group: NDArray[np.int64],
-    bucket: Buckets,
-    count: NDArray[np.float64] | NDArray[np.uint32],
-    groups: int,
-    q: float,
-) -> NDArray[np.float64]:
-    """The q-quantile of each of `groups` histograms, within `RELATIVE_ERROR`; NaN where empty.
-
-    Rows may stand in any order and repeat a (group, bucket); rows of lost probes do not count.
-    """
-    assert 0 <= q <= 1
-    answered = (bucket != LOST) & (count > 0)
-    group, bucket = group[answered], bucket[answered]
-    weight = count[answered].astype(np.float64)
-    order = np.lexsort((bucket, group))
-    group, bucket, weight = group[order], bucket[order], weight[order]
-    total = np.bincount(group, weight, minlength=groups)
-    # Rows of a group are contiguous now, so one running sum serves all groups.
-    running = np.cumsum(weight)
-    before = np.concatenate(([0.0], np.cumsum(total)[:-1]))
-    # The lower quantile: the first row whose running count reaches q of the total. The slack is
-    # for weights that are no whole numbers (decayed counts), whose sums round.
-    reached = running - before[group] >= q * total[group] * (1 - 1e-9)
-    result = np.full(groups, np.nan)
-    rows = np.flatnonzero(reached)[::-1]
-    # The last write wins, and rows run backwards: the lowest bucket that reaches the rank stays.
-    result[group[rows]] = bucket_value_us(bucket[rows])
-    return result
-
-
 BUCKET_MAX = int(bucket_of(np.array([RTT_US_MAX], np.uint32))[0])
 """The highest bucket that a valid sample can have."""
 

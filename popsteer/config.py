@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from popsteer.errors import ConfigError
-from popsteer.names import PopId, Prefix, Subject, link_subject
+from popsteer.names import PopId, Prefix
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
@@ -341,10 +341,6 @@ class Config(Section, frozen=True, kw_only=True):
     def pops_of(self, service: Service) -> list[PopId]:
         """The POPs that may serve a service, in the order of the file."""
         return [PopId(p.id) for p in self.pop if "*" in service.pops or p.id in service.pops]
-
-    def link_capacity_bps(self) -> dict[Subject, float]:
-        """Capacity of every link by its subject."""
-        return {link_subject(p.id, k.id): k.capacity_bps for p in self.pop for k in p.link}
 
 
 def host_port(text: str, key: str) -> tuple[str, int]:

@@ -17,6 +17,7 @@ UDP_BUFFER_BYTES = 4 * 1024 * 1024
 _PMTUDISC_PROBE = 3
 """linux/in.h: always set DF and never believe a smaller path MTU (RFC 9715 §3.1)."""
 _IPV6_MTU_DISCOVER, _IP_MTU_DISCOVER = 23, 10
+_IP_PKTINFO = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +118,6 @@ def _tune_udp(one: socket.socket, version: int, anywhere: bool) -> None:
         one.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
     elif anywhere:
         one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-
-
-_IP_PKTINFO = 8
 
 
 def _reason(host: str, port: int, kind: socket.SocketKind, error: OSError) -> str:

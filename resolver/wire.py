@@ -20,7 +20,6 @@ NAME_BYTES_MAX = 255
 LABEL_BYTES_MAX = 63
 HEADER_BYTES = 12
 _POINTER_MAX = 0x3FFF
-_POINTERS_MAX = 128
 
 QR, AA, TC, RD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0010
 OPCODE_SHIFT = 11
@@ -63,15 +62,6 @@ class WireBuffer(DNSBuffer):  # type: ignore[misc]  # dnslib ships no types
     data: bytearray
     offset: int
     names: dict[Labels, int]
-
-    def decode_name(self, last: int = -1) -> DNSLabel:  # noqa: ARG002 -- dnslib's signature
-        """The name at the offset; pointers must go back, so the walk ends.
-
-        Raises:
-            FormatError: too long, cut off, or a pointer that does not go back.
-        """
-        labels, self.offset = read_name(bytes(self.data), self.offset)
-        return DNSLabel(labels)
 
     def encode_name(self, name: DNSLabel) -> None:
         """Write a name; what stands in the message already becomes a pointer.
