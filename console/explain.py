@@ -25,11 +25,10 @@ from popsteer.names import Prefix, dns_name
 from popsteer.orders import Order, OrderKind
 from popsteer.table import SHARE_WHOLE, Table
 from resolver import route
-from resolver.route import Decision, Outlook
+from resolver.route import PART, PART_BITS, Decision, Outlook
 
 _SHED_STRATA = 100
 """Shedding is drawn so finely: shares of answers are exact to 1%."""
-_DRAW_PART = 1 << 16
 
 
 def client_of(text: str) -> Prefix:
@@ -150,11 +149,11 @@ def _draws(table: Table | None, client: Prefix, outlook: Outlook) -> Iterator[tu
     begin = 0
     for share in shares:
         # The smallest draw that `decide` maps to the first of this share's 255ths.
-        share_draw = (begin * _DRAW_PART + SHARE_WHOLE - 1) // SHARE_WHOLE
+        share_draw = (begin * PART + SHARE_WHOLE - 1) // SHARE_WHOLE
         begin += share
         for stratum in range(strata if share else 0):
-            shed_draw = (2 * stratum + 1) * _DRAW_PART // (2 * strata)
-            yield share / SHARE_WHOLE / strata, shed_draw << 16 | share_draw
+            shed_draw = (2 * stratum + 1) * PART // (2 * strata)
+            yield share / SHARE_WHOLE / strata, shed_draw << PART_BITS | share_draw
 
 
 def _numbers(

@@ -23,9 +23,10 @@ from popsteer.table import NO_POP, NO_RTT, SHARE_WHOLE, Table
 
 DRAW_BITS = 48
 """A draw is so many random bits: 16 for the share, 16 for shedding, 16 for rotation."""
+PART_BITS = 16
+PART = 1 << PART_BITS
+"""How many values each of these three has."""
 FALLBACK_POPS_MAX = 8
-_PART_BITS = 16
-_PART = 1 << _PART_BITS
 
 
 class Reason(StrEnum):
@@ -226,7 +227,7 @@ def decide(
     table = table.answers_of(service.name) if table is not None else None
     row, scope = table.find(client) if table is not None else (-1, 0)
     seen: list[Candidate] = []
-    share_draw, shed_draw, turn = (draw >> shift & _PART - 1 for shift in (0, 16, 32))
+    share_draw, shed_draw, turn = (draw >> shift & PART - 1 for shift in (0, 16, 32))
     for tier in _tiers(table, row, service):
         known = {one.pop for one in seen}
         seen += [
@@ -286,7 +287,7 @@ def _fitness(pop: str, service: Steered, ipv6: bool, outlook: Outlook, fleet: Fl
 
 def _by_share(seen: Sequence[Candidate], share_draw: int) -> int:
     """Where the walk starts: the candidate into whose share the draw falls."""
-    left = share_draw * SHARE_WHOLE >> _PART_BITS
+    left = share_draw * SHARE_WHOLE >> PART_BITS
     for index, one in enumerate(seen):
         left -= one.share
         if left < 0:
@@ -300,13 +301,13 @@ def _walk(seen: list[Candidate], start: int, shed_draw: int, outlook: Outlook) -
     able = [index for index in round_trip if seen[index].reason is Reason.PASSED]
     chosen = able[0]  # stays where all shed: shedding would only move the load in a circle
     for index in able:
-        part = min(_PART, round(outlook.shed.get(seen[index].pop, 0.0) * _PART))
+        part = min(PART, round(outlook.shed.get(seen[index].pop, 0.0) * PART))
         if shed_draw >= part:
             chosen = index
             break
         seen[index] = replace(seen[index], reason=Reason.SHED)
         # Given that it fell below `part`, the draw is uniform there: stretch it for the next.
-        shed_draw = (shed_draw << _PART_BITS) // part
+        shed_draw = (shed_draw << PART_BITS) // part
     seen[chosen] = replace(seen[chosen], reason=Reason.CHOSEN)
 
 
