@@ -66,10 +66,13 @@ class Reference:
     def accept(self, estimates: Estimates, rated_bps: F64, pops: int) -> None:
         """A table on these was published.
 
-        What was known gives way to a fall only slowly, or a patient lie would pass.
+        What was known gives way to a fall only slowly, or a patient lie would pass; and to a rise,
+        or the end of a minute of lost probes would look like a lie.
         """
-        low_us = (1 - RELENT_SHARE) * self._at(estimates.key)
-        self._key, self._rtt_us = estimates.key, np.fmax(estimates.rtt_us, low_us)
+        known_us = self._at(estimates.key)
+        near_us = np.fmin(estimates.rtt_us, (1 + RELENT_SHARE) * known_us)
+        near_us = np.fmax(near_us, (1 - RELENT_SHARE) * known_us)
+        self._key, self._rtt_us = estimates.key, near_us
         self._rated_bps = rated_bps
         self.pops = float(self.fresh_pops(estimates, pops))
         self._begin()

@@ -354,3 +354,22 @@ def test_a_refusal_gives_way_when_the_world_really_changed() -> None:
 
     assert not scene.overview().refused
     assert scene.overview().latency_ms is not None
+
+
+def test_the_end_of_a_slow_minute_is_no_lie() -> None:
+    """Lost probes, or a full link at a vantage point: all RTTs rise, and are again what they were.
+
+    Tables must not be refused for as long as the rise would take to be forgotten.
+    """
+    scene = make_scene(headroom=8)
+    scene.run(90)
+    well_us = scene.rtt_us.copy()
+
+    scene.rtt_us = well_us * 30
+    scene.run(90)
+    scene.rtt_us = well_us
+    said: list[tuple[str, int]] = []
+    scene.run(240, lambda now: said.append(refusal(now)))
+
+    assert [text for text, _ in said if text.startswith("poisoned")] == []
+    assert said[-1][1] > said[0][1]
