@@ -14,10 +14,10 @@ from popsteer import targets as targets_format
 from popsteer import vitals
 from popsteer.clock import now_ms
 from popsteer.config import Config
-from popsteer.errors import PopsteerError
+from popsteer.errors import ConfigError, PopsteerError
 from popsteer.heartbeat import Alarm, bounds_s
 from popsteer.memory import keep_little
-from popsteer.signing import load_signer, verifier
+from popsteer.signing import Signer, Verifier, create_signer, verifier
 from popsteer.store import s3_store
 from popsteer.telemetry import configure, serve_metrics
 
@@ -34,9 +34,7 @@ def run(config: Config, once: bool = False) -> None:
     log = configure("plan")
     keep_little()
     serve_metrics(config.telemetry.metrics)
-    trust = config.trust
-    signer = load_signer(config.path(trust.signing_key)) if trust.signing_key else None
-    trusted = verifier(trust.public_keys) if trust.public_keys else None
+    signer, trusted = keys_of(config)
     targets = targets_format.load(config.path(config.plan.targets)) if config.plan.targets else None
     planner = Planner(config, s3_store(config.aws), signer, trusted, targets)
     REGISTRY.register(Pulse(planner, config.aws.bulk_stream, bounds_s(config), now_ms))
@@ -53,6 +51,24 @@ def run(config: Config, once: bool = False) -> None:
             alarm.look(planner.known.heard.newest_ms(), now_ms(), log)
             ended.wait(max(0.05, STEP_S - (time.monotonic() - started)))
     log.info("ended")
+
+
+def keys_of(config: Config) -> tuple[Signer | None, Verifier | None]:
+    """What the planner signs with, made at the first start, and whom it believes.
+
+    Raises:
+        ConfigError: a key is none, or nobody would believe what the planner signs.
+    """
+    trust = config.trust
+    signer = create_signer(config.path(trust.signing_key)) if trust.signing_key else None
+    trusted = verifier(trust.public_keys) if trust.public_keys else None
+    if signer and trusted and signer.public_hex not in map(str.lower, trust.public_keys):
+        raise ConfigError(
+            f"trust.signing_key = {trust.signing_key}: its public key {signer.public_hex} is not "
+            "in trust.public_keys, so nobody would believe what this planner signs; add it there, "
+            "here and on all DNS nodes, or name the right key"
+        )
+    return signer, trusted
 
 
 def _run_once(planner: Planner) -> None:

@@ -18,7 +18,7 @@ from popsteer import state as states
 from popsteer import table as tables
 from popsteer import table_log
 from popsteer.config import Config
-from popsteer.errors import ConflictError, PopsteerError, TableError
+from popsteer.errors import ConflictError, PopsteerError, TableError, TrustError
 from popsteer.evidence import Evidence
 from popsteer.orders import Orders
 from popsteer.overview import Overview
@@ -138,13 +138,17 @@ def read_table(store: ObjectStore, key: str, verifier: Verifier | None) -> Table
     """The table in an object.
 
     Raises:
-        TableError: there is none, or it cannot be believed.
+        TableError: there is none, or it is broken.
+        TrustError: it cannot be believed.
         StoreError: the store is away.
     """
     stored = store.read(key)
     if stored is None:
         raise TableError(f"{key} is not in the store; see: popsteer table list")
-    return tables.decode(stored.body, verifier)
+    try:
+        return tables.decode(stored.body, verifier)
+    except (TableError, TrustError) as error:
+        raise type(error)(f"{key}: {error}") from None
 
 
 def read_evidence(store: ObjectStore, meta: TableMeta, number: int = 0) -> Evidence | None:

@@ -52,7 +52,10 @@ class Verifier:
         """
         key = self.keys.get(seal[:KEY_ID_BYTES])
         if key is None:
-            raise TrustError(f"signed by unknown key {seal[:KEY_ID_BYTES].hex() or '(none)'}")
+            raise TrustError(
+                f"signed by unknown key {seal[:KEY_ID_BYTES].hex() or '(none)'}; trust.public_keys "
+                f"has {', '.join(sorted(one.hex() for one in self.keys)) or 'none'}"
+            )
         try:
             key.verify(seal[KEY_ID_BYTES:], hashlib.sha256(body).digest())
         except InvalidSignature:
@@ -90,12 +93,19 @@ def load_signer(path: Path) -> Signer:
 
 
 def create_signer(path: Path) -> Signer:
-    """A new private key, written to a file that only its owner reads; an existing one is kept."""
+    """A new private key, written to a file that only its owner reads; an existing one is kept.
+
+    Raises:
+        ConfigError: there is a file without a key in it, or none can be made.
+    """
     if path.exists():
         return load_signer(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     signer = Signer(Ed25519PrivateKey.generate())
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise ConfigError(f"trust.signing_key = {path}: {error}") from None
     with os.fdopen(handle, "w") as file:
         file.write(signer.key.private_bytes_raw().hex() + "\n")
     return signer

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +59,15 @@ def situation(
         share,
     )
     return considered, problem, Assignment(share, np.zeros(k), np.zeros(k), np.nan)
+
+
+def test_a_pop_whose_capacity_is_dear_is_not_worth_knowing() -> None:
+    nan = float("nan")
+    considered, problem, assignment = situation([[10e3, 11e3, nan]], [[1e3, 5e3, nan]], [1.0])
+    dear = replace(assignment, price_us=np.array([0.0, 500e3, 0.0]))
+
+    assert worth_of_knowing(considered, problem, assignment)[0, 1] > 0
+    assert worth_of_knowing(considered, problem, dear)[0, 1] == 0
 
 
 def test_near_doubtful_and_busy_pairs_are_worth_the_most() -> None:

@@ -1,18 +1,22 @@
 """The planner end to end over a store in memory, under a virtual clock."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
+from aggregator.plan import keys_of
 from aggregator.planner import Planner
 from benchmarks.scene import Scene, make_scene, signal_partial
 from popsteer import orders
-from popsteer.errors import StoreError
+from popsteer.config import Config, Trust
+from popsteer.errors import ConfigError, StoreError
 from popsteer.evidence import Reason
 from popsteer.orders import Order, OrderKind
 from popsteer.samples import Signal
+from popsteer.signing import create_signer
 from popsteer.store import MemoryStore, Stored
 from popsteer.table import CURRENT_KEY
 
@@ -424,3 +428,16 @@ def test_refused_tables_are_kept_with_the_reason(scene: Scene) -> None:
     reason = msgspec.json.decode(scene.store.objects[min(k for k in refused if "json" in k)])
     assert reason["rule"] == "poisoned"
     assert scene.planner.latency.refusals == sum(key.endswith(".json") for key in refused)
+
+
+def test_a_planner_whom_nobody_would_believe_does_not_start(tmp_path: Path) -> None:
+    mine = create_signer(tmp_path / "table.key")
+    other = create_signer(tmp_path / "other.key")
+
+    def config(*public: str) -> Config:
+        trust = Trust(signing_key="table.key", public_keys=public)
+        return Config(trust=trust, folder=str(tmp_path))
+
+    with pytest.raises(ConfigError, match=f"table.key: its public key {mine.public_hex}"):
+        keys_of(config(other.public_hex))
+    assert keys_of(config(other.public_hex, mine.public_hex.upper()))[0] is not None

@@ -10,7 +10,9 @@ from aggregator.compare import Answers
 from aggregator.publish import REFUSED_PREFIX
 from aggregator.rollout import STAY_S, Mode, Rollout, Trial, canaries, regret_us
 from benchmarks.scene import Scene, make_scene
+from popsteer import orders
 from popsteer.names import Prefix, prefix_arrays
+from popsteer.orders import Order, OrderKind
 from popsteer.table import CURRENT_KEY
 
 NOW_MS = 1_700_000_000_000
@@ -158,6 +160,30 @@ def test_a_failure_waits_for_no_canary() -> None:
     scene.run(15)
 
     assert victim not in first_answers(scene)
+
+
+def test_a_pop_that_is_too_full_waits_for_no_canary() -> None:
+    scene = make_scene(prefixes=60, headroom=3, rollout="canary", canary_share=0.05)
+    scene.run(95)
+    load = scene.load_bps()
+    busiest = int(load.argmax())
+    cap = Order(
+        id="cap-1",
+        kind=OrderKind.CAP,
+        pop=scene.pops[busiest],
+        value_bps=float(load[busiest]) / 3,
+        owner="ops",
+        reason="a test",
+        created_ms=scene.now_ms,
+        expires_ms=scene.now_ms + 600_000,
+    )
+    before = [scene.pops[busiest] == pop for pop in first_answers(scene)]
+
+    orders.give(scene.store, cap, scene.now_ms)
+    scene.run(5)
+
+    left = [scene.pops[busiest] == pop for pop in first_answers(scene)]
+    assert sum(left) <= 0.7 * sum(before)
 
 
 def test_in_the_shadow_tables_are_kept_and_nobody_is_sent_by_them() -> None:
