@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 LOCAL_KEY = "local"
+CONNECT_TIMEOUT_S = 2
+READ_TIMEOUT_S = 10
 
 
 def environment(aws: Aws) -> dict[str, str]:
@@ -66,8 +68,8 @@ def _client(name: str, aws: Aws, attempts: int) -> Any:
             "aws_secret_access_key": LOCAL_KEY,
         }
     options = BotoConfig(
-        connect_timeout=2,
-        read_timeout=10,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
         retries={"total_max_attempts": attempts, "mode": "standard"},
         s3={"addressing_style": "path"} if aws.endpoint else {},
         max_pool_connections=16,

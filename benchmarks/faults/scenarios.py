@@ -1,30 +1,43 @@
-"""Every fault of the matrix, as a generator: break and mend, `yield`, show that it was there."""
+"""Every fault of the matrix, as a generator: break and mend, `yield`, show that it was there.
+
+What several of them do stands in `benchmarks.faults.steps`.
+"""
 
 import contextlib
 import os
-import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from benchmarks.faults.processes import BULK_WINDOW_S, Worker
+from benchmarks.faults.processes import BULK_WINDOW_S
 from benchmarks.faults.producer import Offer, Step
-from benchmarks.faults.proxy import Answered, Call, Frozen, Lost, Refused, Service
+from benchmarks.faults.proxy import Answered, Frozen, Lost, Refused, Service
 from benchmarks.faults.scene import Fault, Scene
 from benchmarks.faults.stage import FIRST, OTHER
-from benchmarks.faults.world import LANES, SPREAD_MS, Name, batch, source
-from popsteer.samples import BULK_STREAM, URGENT_STREAM, Kind, encode
+from benchmarks.faults.steps import (
+    is_put,
+    kill_behind,
+    living,
+    merge_shards,
+    require_children,
+    second_worker,
+    send_shuffled,
+    split_shard,
+    stand_still,
+    to_mid_window,
+    with_shards,
+    worker_of,
+)
+from benchmarks.faults.world import LANES
+from popsteer.aws import READ_TIMEOUT_S
+from popsteer.clock import HOUR_MS
+from popsteer.samples import BULK_STREAM, URGENT_STREAM, Kind
 from popsteer.sink import SPILL_AFTER_S
 
-HOUR_MS = 3_600_000
 STREAMS = (BULK_STREAM, URGENT_STREAM)
 HANG_S = 30
 """A processor's first batch takes a part of it on a busy machine."""
-UNDER_WAY_S = 1.5
-"""What a fault finds under way is over in this time."""
-READ_TIMEOUT_S = 10.0
-"""Of our clients (`popsteer.aws`)."""
 SLOW_DOWN = (
     b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
     b"<Message>Please reduce your request rate.</Message></Error>"
@@ -33,8 +46,6 @@ THROTTLED = (
     b'{"__type":"com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException",'
     b'"message":"The level of configured provisioned throughput was exceeded."}'
 )
-REORDERED, BLOCK = 480, 40
-"""Records sent in any order within blocks; a consumer remembers 64 gaps of a source."""
 
 
 def nothing(scene: Scene) -> Iterator[None]:  # noqa: ARG001
@@ -44,9 +55,9 @@ def nothing(scene: Scene) -> Iterator[None]:  # noqa: ARG001
 
 def processor_killed(scene: Scene) -> Iterator[None]:
     """Kill -9 of a record processor of each stream in mid-window."""
-    stage, worker = scene.stage, _worker(scene)
-    victims = [stage.rng.choice(_living(scene, worker, stream)) for stream in STREAMS]
-    _to_mid_window()
+    stage, worker = scene.stage, worker_of(scene)
+    victims = [stage.rng.choice(living(scene, worker, stream)) for stream in STREAMS]
+    to_mid_window()
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
     yield
@@ -54,7 +65,7 @@ def processor_killed(scene: Scene) -> Iterator[None]:
 
 def processor_hangs(scene: Scene) -> Iterator[None]:
     """A record processor, or its daemon, stands still for good."""
-    worker = _worker(scene)
+    worker = worker_of(scene)
     worker.stop()
     before, shards = worker.told("resumed", BULK_STREAM), len(scene.stage.open_shards())
     worker.start(scene.stage.aws, hang_s_max=HANG_S)
@@ -72,7 +83,7 @@ def processor_hangs(scene: Scene) -> Iterator[None]:
 def jvm_killed(scene: Scene) -> Iterator[None]:
     """Kill -9 of both MultiLangDaemons."""
     for stream in STREAMS:
-        pids = _worker(scene).pids("MultiLangDaemon", f"{stream}.json")
+        pids = worker_of(scene).pids("MultiLangDaemon", f"{stream}.json")
         scene.require(pids, f"{stream} has no daemon")
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -81,8 +92,8 @@ def jvm_killed(scene: Scene) -> Iterator[None]:
 
 def supervisor_killed(scene: Scene) -> Iterator[None]:
     """Kill -9 of `popsteer aggregate`, which is started again, as systemd does."""
-    _worker(scene).kill()
-    _worker(scene).start(scene.stage.aws)
+    worker_of(scene).kill()
+    worker_of(scene).start(scene.stage.aws)
     yield
 
 
@@ -99,7 +110,7 @@ def worker_replaced(scene: Scene) -> Iterator[None]:
 
 def worker_joins_and_leaves(scene: Scene) -> Iterator[None]:
     """A second worker gets its share of the leases, and is stopped."""
-    with _second(scene):
+    with second_worker(scene):
         time.sleep(2 * BULK_WINDOW_S)
     yield
     scene.require(OTHER not in scene.stage.lease_owners().values(), "it has its leases still")
@@ -107,7 +118,7 @@ def worker_joins_and_leaves(scene: Scene) -> Iterator[None]:
 
 def worker_dies(scene: Scene) -> Iterator[None]:
     """A second worker is killed: its shards move to the first."""
-    with _second(scene) as second:
+    with second_worker(scene) as second:
         second.kill()
     yield
     scene.require(OTHER not in scene.stage.lease_owners().values(), "it has its leases still")
@@ -116,11 +127,11 @@ def worker_dies(scene: Scene) -> Iterator[None]:
 def zombie(scene: Scene) -> Iterator[None]:
     """A worker stands still until it has lost its leases, and then goes on."""
     with contextlib.ExitStack() as stack:
-        second = stack.enter_context(_second(scene))
+        second = stack.enter_context(second_worker(scene))
         second.signal_all(signal.SIGSTOP)
         stack.callback(second.signal_all, signal.SIGCONT)
         scene.wait(lambda: OTHER not in scene.stage.lease_owners().values(), "it keeps its leases")
-        first = _worker(scene)
+        first = worker_of(scene)
         shards = len(scene.stage.open_shards())
         scene.wait(lambda: len(scene.stage.processors(first)) >= shards, "nobody took them over")
         # Its successors write what it will try to write.
@@ -133,29 +144,29 @@ def zombie(scene: Scene) -> Iterator[None]:
 def split(scene: Scene) -> Iterator[None]:
     """A shard is split."""
     before = scene.stage.open_shards()
-    _split(scene, scene.stage.rng.choice(before))
+    split_shard(scene, scene.stage.rng.choice(before))
     yield
-    _require_children(scene, before)
+    require_children(scene, before)
 
 
 def merge(scene: Scene) -> Iterator[None]:
     """Two shards are merged."""
-    before = _with_shards(scene, 2)
+    before = with_shards(scene, 2)
     at = scene.stage.rng.randrange(len(before) - 1)
-    _merge(scene, before[at], before[at + 1])
+    merge_shards(scene, before[at], before[at + 1])
     yield
-    _require_children(scene, before)
-    _with_shards(scene, 2)
+    require_children(scene, before)
+    with_shards(scene, 2)
 
 
 def split_and_merge(scene: Scene) -> Iterator[None]:
     """A shard is split while two others are merged."""
-    before = _with_shards(scene, 3)
+    before = with_shards(scene, 3)
     one, left, right = before if scene.stage.rng.random() < 0.5 else (*before[2:], *before[:2])
-    _split(scene, one)
-    _merge(scene, left, right)
+    split_shard(scene, one)
+    merge_shards(scene, left, right)
     yield
-    _require_children(scene, before)
+    require_children(scene, before)
 
 
 def kinesis_refused(scene: Scene) -> Iterator[None]:
@@ -170,7 +181,7 @@ def kinesis_refused(scene: Scene) -> Iterator[None]:
 def kinesis_frozen(scene: Scene) -> Iterator[None]:
     """Kinesis takes connections and says nothing."""
     with scene.stage.proxy.broken(Service.KINESIS, Frozen()):
-        _stand_still(scene, lambda: scene.status.accepted)
+        stand_still(scene, lambda: scene.status.accepted)
     yield
 
 
@@ -198,14 +209,14 @@ def throttled(scene: Scene) -> Iterator[None]:
 def s3_refusing(scene: Scene) -> Iterator[None]:
     """S3 answers 503 SlowDown."""
     with scene.stage.proxy.broken(Service.S3, Answered(503, SLOW_DOWN)):
-        _stand_still(scene, scene.partials)
+        stand_still(scene, scene.partials)
     yield
 
 
 def s3_timing_out(scene: Scene) -> Iterator[None]:
     """S3 answers nothing for longer than a client waits."""
     with scene.stage.proxy.broken(Service.S3, Frozen()):
-        _stand_still(scene, scene.partials, READ_TIMEOUT_S + 1)
+        stand_still(scene, scene.partials, READ_TIMEOUT_S + 1)
     yield
 
 
@@ -217,9 +228,9 @@ def s3_then_death(scene: Scene) -> Iterator[None]:
     """
     for kind in (Kind.DEMAND, Kind.RTT):
         scene.stage.ready()
-        _kill_behind(scene, kind)
+        kill_behind(scene, kind)
     scene.stage.ready()
-    with scene.stage.proxy.broken(Service.S3, Lost(lambda call: _is_put(call, Kind.RTT))):
+    with scene.stage.proxy.broken(Service.S3, Lost(lambda call: is_put(call, Kind.RTT))):
         time.sleep(BULK_WINDOW_S)
     yield
 
@@ -227,7 +238,7 @@ def s3_then_death(scene: Scene) -> Iterator[None]:
 def dynamodb_throttled(scene: Scene) -> Iterator[None]:
     """DynamoDB refuses every call: leases cannot be renewed, nothing can be checkpointed."""
     with scene.stage.proxy.broken(Service.DYNAMODB, Answered(400, THROTTLED)):
-        _stand_still(scene, scene.stage.leases)
+        stand_still(scene, scene.stage.leases)
     yield
 
 
@@ -278,7 +289,7 @@ def duplicated_and_reordered(scene: Scene) -> Iterator[None]:
     lost = Lost(lambda call: call.operation == "PutRecords")
     with scene.stage.proxy.broken(Service.KINESIS, lost):
         time.sleep(SPILL_AFTER_S)
-    _send_shuffled(scene)
+    send_shuffled(scene)
     yield
     scene.require(scene.duplicates, "no duplicate arrived")
 
@@ -335,130 +346,3 @@ FAULTS = (
     Fault("duplicated and reordered", duplicated_and_reordered),
     Fault("clock step", clock_step),
 )
-
-
-def _stand_still(scene: Scene, what: Callable[[], object], at_least_s: float = 0.0) -> None:
-    """Wait out an outage, and see that something stood still from its second second on."""
-    lasts_s = max(scene.scale.outage_s, at_least_s)
-    time.sleep(UNDER_WAY_S)
-    before = what()
-    time.sleep(max(0.0, lasts_s - UNDER_WAY_S))
-    scene.require(what() == before, "what should stand still went on")
-
-
-def _living(scene: Scene, worker: Worker, stream: str) -> list[int]:
-    """The record processors of a stream, once there are any."""
-    scene.wait(lambda: scene.stage.processors(worker, stream), f"nobody reads {stream}")
-    return scene.stage.processors(worker, stream)
-
-
-def _worker(scene: Scene) -> Worker:
-    return next(iter(scene.stage.workers.values()))
-
-
-def _to_mid_window() -> None:
-    window_ms = BULK_WINDOW_S * 1_000
-    since_ms = time.time_ns() // 1_000_000 % window_ms
-    time.sleep((window_ms / 2 - since_ms) % window_ms / 1_000)
-
-
-@contextlib.contextmanager
-def _second(scene: Scene) -> Iterator[Worker]:
-    """A second worker that has its share; it is ended with the block."""
-    _with_shards(scene, 2)
-    second = scene.stage.start_worker(OTHER)
-
-    def balanced() -> bool:
-        owners = list(scene.stage.lease_owners().values())
-        return abs(2 * owners.count(OTHER) - len(owners)) <= 1 and "" not in owners
-
-    try:
-        scene.wait(balanced, "the leases do not balance")
-        scene.wait(lambda: scene.stage.processors(second), "the second worker reads nothing")
-        yield second
-    finally:
-        scene.stage.drop_worker(OTHER)
-
-
-def _split(scene: Scene, shard: str) -> None:
-    kinesis, rng = scene.stage.kinesis, scene.stage.rng
-    scene.wait(scene.stage.active, "the stream is being resharded")
-    found = kinesis.list_shards(StreamName=BULK_STREAM)["Shards"]
-    (one,) = (s["HashKeyRange"] for s in found if s["ShardId"] == shard)
-    first, last = int(one["StartingHashKey"]), int(one["EndingHashKey"])
-    at = first + int((last - first) * rng.uniform(0.3, 0.7))
-    kinesis.split_shard(StreamName=BULK_STREAM, ShardToSplit=shard, NewStartingHashKey=str(at))
-
-
-def _merge(scene: Scene, one: str, other: str) -> None:
-    scene.wait(scene.stage.active, "the stream is being resharded")
-    scene.stage.kinesis.merge_shards(
-        StreamName=BULK_STREAM, ShardToMerge=one, AdjacentShardToMerge=other
-    )
-
-
-def _with_shards(scene: Scene, count: int) -> list[str]:
-    """Split until there are so many open shards at the least, all read."""
-    while len(shards := scene.stage.open_shards()) < count:
-        _split(scene, shards[0])
-        scene.stage.ready()
-    return shards
-
-
-def _require_children(scene: Scene, before: list[str]) -> None:
-    """Parts of the keys of partials are the shards they come from."""
-    children = set(scene.stage.open_shards()) - set(before)
-    read = {shard for shard in children if any(shard in key for key in scene.stage.watch.seen)}
-    scene.require(children and read, f"of the children {children} partials have {read}")
-
-
-def _is_put(call: Call, kind: Kind) -> bool:
-    return re.match(rf"PUT .*kind(=|%3D){kind.value}/", call.operation) is not None
-
-
-def _kill_behind(scene: Scene, kind: Kind) -> None:
-    """Kill -9 of the processors at the moment when a partial of a kind is in the store."""
-    done, worker = threading.Event(), _worker(scene)
-
-    def kill() -> None:
-        if not done.is_set():
-            done.set()
-            for pid in scene.stage.processors(worker):
-                os.kill(pid, signal.SIGKILL)
-
-    with scene.stage.proxy.broken(Service.S3, Lost(lambda call: _is_put(call, kind), kill)):
-        scene.wait(done.is_set, f"no partial of {kind} was written")
-    scene.wait(lambda: not scene.stage.processors(worker), "the processors live on")
-
-
-def _send_shuffled(scene: Scene) -> None:
-    """Records of sources of their own, each once or twice, shuffled within blocks."""
-    rng, t0_ms = scene.stage.rng, time.time_ns() // 1_000_000 - SPREAD_MS
-    count = max(BLOCK, min(REORDERED, int(scene.scale.samples / 10 / 2_500)))
-    names = [
-        Name(
-            seed=scene.stage.seed,
-            run=scene.run,
-            lane=LANES + number % LANES,
-            turn=number // LANES,
-            kind=Kind.RTT,
-            t0_ms=t0_ms,
-        )
-        for number in range(count)
-    ]
-    scene.names += names
-    for at in range(0, count, BLOCK):
-        block = [*names[at : at + BLOCK]]
-        block += rng.sample(block, len(block) // 3)
-        rng.shuffle(block)
-        _put(scene, block)
-
-
-def _put(scene: Scene, names: list[Name]) -> None:
-    """One record a call, until it is taken: the order is ours."""
-    kinesis = scene.stage.kinesis
-    for name in names:
-        body = encode(batch(name, sequence=name.turn))
-        record = {"PartitionKey": str(source(name)), "Data": body}
-        while kinesis.put_records(StreamName=BULK_STREAM, Records=[record])["FailedRecordCount"]:  # type: ignore[list-item]
-            time.sleep(0.1)
