@@ -39,8 +39,9 @@ from aggregator.window import Cut, Record, Resume, Rules, ShardFold
 from benchmarks.faults.local import EmbeddedAws
 from benchmarks.figure import Figure
 from benchmarks.loop import descendants, memory_mb
-from benchmarks.stream_world import POPS, PREFIXES, ROWS, Templates, now_ms, pops
+from benchmarks.stream_world import POPS, PREFIXES, ROWS, Templates, pops
 from popsteer.aws import kinesis
+from popsteer.clock import now_ms
 from popsteer.config import Aws
 from popsteer.names import SourceId
 from popsteer.samples import (

@@ -4,7 +4,6 @@ So the load generator takes little of the machine that it measures, and what mus
 the end is known per (prefix, POP).
 """
 
-import time
 from collections import Counter
 
 import numpy as np
@@ -72,8 +71,3 @@ class Templates:
             net = (self._batches[at].net >> np.uint64(40)).astype(np.int64)
             np.add.at(counts[at % POPS], net, times)
         return counts
-
-
-def now_ms() -> int:
-    """The wall clock."""
-    return int(time.time() * 1_000)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from popsteer import csv_file
 from popsteer.errors import ConfigError
-from popsteer.names import Net, Plen, Prefix, prefix_arrays
+from popsteer.names import Net, Plen, Prefix, prefix_arrays, prefixes_of
 
 HEADER = ("prefix", "address", "weight")
 
@@ -60,7 +60,10 @@ def save(path: Path, targets: Targets) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(HEADER)
-        for n, p, a, w in zip(
-            targets.net, targets.plen, targets.address, targets.weight_bps, strict=True
+        for prefix, address, weight_bps in zip(
+            prefixes_of(targets.net, targets.plen),
+            targets.address,
+            targets.weight_bps.tolist(),
+            strict=True,
         ):
-            writer.writerow([str(Prefix(int(n), int(p))), a, f"{w:.6g}"])
+            writer.writerow([str(prefix), address, f"{weight_bps:.6g}"])

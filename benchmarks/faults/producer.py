@@ -8,13 +8,13 @@ Its lanes beat as an agent's do (`probes.heart`), which must change no count.
 import asyncio
 import resource
 import sys
-import time
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 
 from benchmarks.faults.world import EVERY, KINDS, LANES, ROWS_OF, SPREAD_MS, Name, batch
+from popsteer.clock import now_ms
 from popsteer.config import Aws
 from popsteer.samples import Kind
 from popsteer.sink import Sink, open_sink
@@ -138,7 +138,7 @@ class Producer:
             lane=lane,
             turn=turn // LANES,
             kind=kind,
-            t0_ms=time.time_ns() // 1_000_000 - SPREAD_MS + step_ms,
+            t0_ms=now_ms() - SPREAD_MS + step_ms,
             step_ms=step_ms,
         )
         _tell(Offered(name))

@@ -17,6 +17,7 @@ from benchmarks.faults.producer import Status
 from benchmarks.faults.stage import LOOK_S, NotMetError, Stage
 from benchmarks.faults.watch import LOOKBACK_MS
 from benchmarks.faults.world import SPREAD_MS, Name, Tally, batch, pops, samples, tally
+from popsteer.clock import now_ms
 from popsteer.errors import PopsteerError
 from popsteer.samples import Kind, rows
 
@@ -242,7 +243,7 @@ class Recovery:
         self._scene = scene
         self._begun_s = time.monotonic()
         window_ms = BULK_WINDOW_S * 1_000
-        self._end_ms = (time.time_ns() // 1_000_000 // window_ms + 1) * window_ms
+        self._end_ms = (now_ms() // window_ms + 1) * window_ms
         self._measured: int | None = None
         self.took_s = float("inf")
 
@@ -253,7 +254,7 @@ class Recovery:
 
     def look(self) -> None:
         """See whether it is over."""
-        if time.time_ns() // 1_000_000 < self._end_ms + SPREAD_MS + REPORT_MS:
+        if now_ms() < self._end_ms + SPREAD_MS + REPORT_MS:
             return
         if self._measured is None:
             self._measured = _measured_before(self._scene.sent, self._end_ms)
