@@ -100,6 +100,40 @@ def test_a_bias_makes_a_pop_attract_from_farther() -> None:
     assert chosen("geoproximity", replace(scene(), terms=repels)) == [1, 3]
 
 
+def test_a_negative_bias_lets_a_pop_attract_from_half_as_far() -> None:
+    problem = scene()
+    assert problem.terms is not None
+    near_and_far = np.array([[150.0, 250.0, 9e3, 9e3], [150.0, 310.0, 9e3, 9e3]])
+    bias = np.array([-50.0, 0.0, 0.0, 0.0])
+
+    biased = replace(problem, terms=replace(problem.terms, km=near_and_far, bias=bias))
+
+    assert chosen("geoproximity", biased) == [1, 0]
+
+
+def test_a_pop_without_a_place_comes_after_those_that_have_one() -> None:
+    problem = scene()
+    assert problem.terms is not None
+    km = KM.copy()
+    km[:, 0] = np.nan
+
+    unplaced = replace(problem, terms=replace(problem.terms, km=km))
+
+    assert chosen("geographic", unplaced) == [1, 2]
+    km[0] = np.nan
+    assert chosen("geographic", unplaced) == [0, 2]
+
+
+def test_weights_share_among_as_many_as_a_row_holds() -> None:
+    many = scene(np.tile(np.arange(10.0, 22.0), (2, 1)))
+    problem = replace(many, terms=even(12))
+
+    share = POLICIES["weighted"][1](problem).share
+
+    assert (share > 0).sum(axis=1).tolist() == [8, 8]
+    assert not share[:, 8:].any()
+
+
 def test_failover_takes_the_first_that_is_up() -> None:
     assert chosen("failover", scene()) == [0, 0]
     assert chosen("failover", scene(RTT_MS.copy(), down=(0, 1))) == [2, 2]

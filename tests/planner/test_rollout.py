@@ -150,6 +150,20 @@ def test_regretted_moves_go_back() -> None:
     assert {i for i in first if first_answers(scene)[i] == before[i]} == first
 
 
+def test_nobody_goes_back_to_a_pop_that_is_away() -> None:
+    scene, before = slowed("canary")
+    first = until_moved(scene, before)
+    after = first_answers(scene)
+    for i in first:
+        scene.rtt_us[i, scene.pops.index(after[i])] += 900_000
+    gone = before[min(first)]
+
+    scene.down.add(gone)
+    scene.run(40)
+
+    assert gone not in first_answers(scene)
+
+
 def test_a_failure_waits_for_no_canary() -> None:
     scene = make_scene(prefixes=60, headroom=20, rollout="canary", canary_share=0.1)
     scene.run(95)
