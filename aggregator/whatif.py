@@ -5,7 +5,7 @@ within a second. **Replanned**: what the planner makes of it, a period later. Th
 hurts, the second what it costs. N+1 (`survival`) is the first answer for the loss of every POP.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from scipy import sparse
 
 from aggregator.compare import Answers, answers, load_bps, present_shares
 from aggregator.failover import Ladder, ladder_of
+from aggregator.policy import DEFAULT
 from aggregator.services import ServiceSet, stacked
 from aggregator.solve import NOWHERE, Problem
 from aggregator.survival import Placed
@@ -27,6 +28,19 @@ from popsteer.table import Table
 F64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Exits:
+    """The links of all POPs whose routes are known."""
+
+    names: tuple[str, ...]
+    pop: Ints
+    """[links], whose each is."""
+    capacity_bps: F64
+    """[links]"""
+    through: Callable[[Ints, Ints], Ints]
+    """Gives the link [m, k] to rows [m] of the situation from POPs [m, k]; NOWHERE is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +76,8 @@ class Situation:
     """Where the prefixes of each set end: services with other answers have rows of their own."""
     generation: int = 0
     """Of the table in force."""
+    exits: Exits | None = None
+    """None: no routes are known, and a link counts only where it bounds its POP's capacity now."""
 
     def parts(self, said: Answers) -> list[Placed]:
         """Such answers, set by set."""
@@ -96,10 +112,12 @@ class Placement:
 
     said: Answers
     load_bps: F64
+    link_bps: F64
+    """[links], the load of each, of the demand whose link is known."""
     latency_us: float
     """Demand-weighted mean; NaN where nothing is known."""
     overload_share: float
-    """Share of all demand for which there is no room, the unserved among it."""
+    """Share of all demand for which there is no room at POPs or links, the unserved among it."""
     unserved_share: float
     """Share of all demand whose service has no POP left."""
 
@@ -273,10 +291,45 @@ def _replanned(base: Situation, present: Answers, pinned: Ints) -> Answers:
         )
         asked.append((one.policy, problem))
         first = end
+    if base.exits is not None and all(policy == DEFAULT for policy, _ in asked):
+        asked = [
+            (policy, _with_links(base, one, end))
+            for (policy, one), end in zip(asked, base.ends, strict=True)
+        ]
     share = np.concatenate([one.assignment.share for one in solved(asked)])
     # A row in which nobody is usable names its fastest, and DNS nodes go on from there.
     share[~share.any(axis=1), 0] = 1.0
-    return base.fallen_over(Answers(base.pop, share))
+    rank = np.argsort(-share, axis=1, kind="stable")
+    ranked = (np.take_along_axis(columns, rank, axis=1) for columns in (base.pop, share))
+    return base.fallen_over(Answers(*ranked))
+
+
+def _with_links(base: Situation, problem: Problem, end: int) -> Problem:
+    """A set's problem with the links of its candidates; `end` is where its rows end."""
+    assert base.exits is not None
+    rows = np.arange(end - len(problem.pop), end)
+    link = base.exits.through(rows, problem.pop)
+    return replace(problem, link=link, link_bps=base.exits.capacity_bps * base.fill)
+
+
+def _link_bps(base: Situation, said: Answers) -> F64:
+    """[links], what answers send through each."""
+    if base.exits is None:
+        return np.zeros(0)
+    line, column = np.nonzero(said.share > 0)
+    link = base.exits.through(line, said.pop[line, column][:, None])[:, 0]
+    weight = np.where(link != NOWHERE, said.share[line, column] * base.demand_bps[line], 0.0)
+    total = np.bincount(np.maximum(link, 0), weight, len(base.exits.names))
+    return np.asarray(total, np.float64)
+
+
+def _over_bps(base: Situation, load: F64, link: F64) -> float:
+    """For which there is no room: of each POP what is above its capacity, or its links'."""
+    over = np.maximum(load - base.capacity_bps, 0.0)
+    if base.exits is not None:
+        above = np.maximum(link - base.exits.capacity_bps, 0.0)
+        over = np.maximum(over, np.bincount(base.exits.pop, above, len(over)))
+    return float(over.sum())
 
 
 def _placement(base: Situation, rtt: "sparse.csr_matrix", said: Answers) -> Placement:
@@ -288,10 +341,12 @@ def _placement(base: Situation, rtt: "sparse.csr_matrix", said: Answers) -> Plac
     latency = float(base.demand_bps @ placed.multiply(rtt).sum(axis=1).A1)
     nobody = base.said.share.any(axis=1) & ~said.share.any(axis=1)
     unserved = float(base.demand_bps[nobody].sum())
-    over = float(np.maximum(load - base.capacity_bps, 0.0).sum()) + unserved
+    link = _link_bps(base, said)
+    over = _over_bps(base, load, link) + unserved
     return Placement(
         said,
         load,
+        link,
         latency / weight if weight else np.nan,
         over / whole if whole else 0.0,
         unserved / whole if whole else 0.0,

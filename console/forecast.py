@@ -3,16 +3,24 @@
 It starts from what was published: the table in force, its evidence, and the POP state.
 """
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from aggregator.egress import Egress
+from aggregator.fleet import fleet_of
+from aggregator.prefixes import Prefixes
 from aggregator.services import sets_of
 from aggregator.survival import Losses
+from aggregator.terms import Atlas
 from aggregator.whatif import (
     Account,
     Change,
+    Exits,
     Flows,
     Placement,
     Situation,
@@ -63,6 +71,7 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     unserved_share: float
     """Of all demand, whose service has no POP left."""
     overloaded: tuple[str, ...]
+    """POPs, and links as POP/LINK where the POPs' routes are known."""
     moves: tuple[Move, ...]
 
 
@@ -87,7 +96,26 @@ def published_situation(config: Config, store: ObjectStore) -> Situation:
         TableError: no table was published yet, or its evidence is gone.
         StoreError: the store is away.
     """
-    return situation_of(Reader(config, store, trusted(config)).refresh(), config)
+    base = situation_of(Reader(config, store, trusted(config)).refresh(), config)
+    return replace(base, exits=_exits(base, config, store))
+
+
+def _exits(base: Situation, config: Config, store: ObjectStore) -> Exits | None:
+    """By the routes that the planner goes by; None where there are none."""
+    fleet = fleet_of(config)
+    egress = Egress(store, fleet)
+    egress.read()
+    if not egress.known.any():
+        return None
+    prefixes = Prefixes()
+    row = prefixes.add(base.net, base.plen)
+    geography = config.table.geography
+    networks = Atlas(config.path(geography)).networks(prefixes) if geography else None
+
+    def through(line: NDArray[np.int64], pop: NDArray[np.int64]) -> NDArray[np.int64]:
+        return egress.through(prefixes, networks, row[line], pop)
+
+    return Exits(fleet.link_subjects, fleet.link_pop, fleet.link_bps, through)
 
 
 def situation_of(view: View, config: Config) -> Situation:
@@ -167,12 +195,16 @@ def _outlook(
 ) -> Outlook:
     moved = float(flows.bps.sum())
     full = np.flatnonzero(placed.load_bps > account.capacity_bps * FULL)
+    names = [base.pops[p] for p in full.tolist() if base.pops[p] not in change.down]
+    if base.exits is not None:
+        links = np.flatnonzero(placed.link_bps > base.exits.capacity_bps * FULL)
+        names += [base.exits.names[link] for link in links.tolist()]
     return Outlook(
         latency_ms=_ms(placed.latency_us),
         moved_share=moved / whole if whole else 0.0,
         overload_share=placed.overload_share,
         unserved_share=placed.unserved_share,
-        overloaded=tuple(base.pops[p] for p in full.tolist() if base.pops[p] not in change.down),
+        overloaded=tuple(names),
         moves=tuple(
             Move(source=base.pops[s], target=base.pops[t], bps=bps, added_ms=_ms(added))
             for s, t, bps, added in zip(

@@ -5,7 +5,7 @@ rows with few ranks, pairs that nobody measured.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from aggregator.failover import ladder_of
 from aggregator.services import ServiceSet
 from aggregator.survival import Placed, n_plus_one
 from aggregator.terms import even
-from aggregator.whatif import Change, Placement, Situation, situation, whatif
+from aggregator.whatif import Change, Exits, Placement, Situation, situation, whatif
 from popsteer.evidence import Evidence
 from popsteer.names import Prefix, prefix_arrays
 from popsteer.table import NO_POP, Further, Ranked, Table, TableMeta, build
@@ -103,7 +103,9 @@ def evidence(
     demand: list[float],
     rtt_us: dict[tuple[int, str], float],
 ) -> Evidence:
-    rows = sorted(rtt_us, key=lambda pair: (pair[0], rtt_us[pair]))
+    rows = sorted(
+        rtt_us, key=lambda pair: (pair[0], float(np.nan_to_num(rtt_us[pair], nan=np.inf)))
+    )
     net, plen = prefix_arrays(prefixes[i] for i, _ in rows)
     zero = np.zeros(len(rows), np.float32)
     return Evidence(
@@ -225,6 +227,43 @@ def test_at_once_is_what_dns_nodes_do(world: World, data: st.DataObject) -> None
     for pair, (bps, added_us) in want.items():
         assert got[pair][0] == pytest.approx(bps)
         assert got[pair][1] == (None if added_us is None else pytest.approx(added_us, abs=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(world=worlds(), data=st.data())
+def test_links_carry_what_their_prefixes_bring(world: World, data: st.DataObject) -> None:
+    p, n = len(world.pops), len(world.prefixes)
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    # Two links a POP, one of them for each prefix; some routes are unknown.
+    by = rng.integers(-1, 2, (n, p))
+    room = rng.integers(5, 150, 2 * p).astype(float)
+
+    def through(line: np.ndarray, pop: np.ndarray) -> np.ndarray:
+        own = by[line[:, None] % n, pop]
+        return np.where((pop < 0) | (own < 0), -1, 2 * pop + own)
+
+    names = tuple(f"{pop}/{link}" for pop in world.pops for link in "ab")
+    exits = Exits(names, np.repeat(np.arange(p), 2), room, through)
+    gone = frozenset(data.draw(st.sets(st.sampled_from(world.pops), max_size=2)))
+
+    account = whatif(replace(world.base, exits=exits), Change(down=gone))
+
+    link, load, unserved, whole = [0.0] * (2 * p), [0.0] * p, 0.0, 0.0
+    for shares, demand in zip(served(world, gone), world.demand_bps, strict=True):
+        for i, (share, bps) in enumerate(zip(shares, demand, strict=True)):
+            whole += bps
+            unserved += bps * (not share)
+            for pop, part in share.items():
+                q = world.pops.index(pop)
+                load[q] += part * bps
+                if by[i, q] >= 0:
+                    link[2 * q + by[i, q]] += part * bps
+    over = unserved
+    for q in range(p):
+        above = [max(link[2 * q + k] - room[2 * q + k], 0.0) for k in range(2)]
+        over += max(load[q] - world.base.capacity_bps[q], sum(above), 0.0)
+    assert account.at_once.link_bps == pytest.approx(link, abs=1e-6)
+    assert account.at_once.overload_share == pytest.approx(over / whole, abs=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
