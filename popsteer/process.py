@@ -11,7 +11,7 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
-    """For `preexec_fn`: have the kernel send SIGTERM to this process when its parent ends."""
+def end_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel send a signal to this process when its parent ends; fit for `preexec_fn`."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
