@@ -21,6 +21,8 @@ SVCB, HTTPS, ANY = 64, 65, 255
 RRSIG, NSEC, DNSKEY, CDS, CDNSKEY = 46, 47, 48, 59, 60
 MADE_BY_SIGNING = frozenset({RRSIG, NSEC, DNSKEY, CDS, CDNSKEY})
 """Types that a signed zone has besides those of its file."""
+DIGEST_BYTES = 16
+"""Of `RRset.digest`: enough that no two RRsets of a zone share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,6 @@ class RRset:
             sha.update(b" %d " % len(data))
             sha.update(data)
         return sha.digest()[:DIGEST_BYTES]
-
-
-DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
