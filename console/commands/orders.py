@@ -72,7 +72,7 @@ def undrain(pop: PopName, /, *, why: Why = NO_REASON, file: File = None) -> None
     if order is None:
         raise ConfigError(f"{pop} is not drained by an order; see: popsteer orders")
     book.end(store, order.id, now_ms, owner(), why)
-    print(f"{pop} is no longer drained", *_clock_remarks(store, now_ms), sep="\n")
+    print(f"{pop} is no longer drained", *_clock_remarks(store), sep="\n")
 
 
 def pin(
@@ -188,7 +188,7 @@ def _give(config: Config, order: Order, preview: bool) -> None:
     live = book.read(store).live(order.created_ms)
     if reason := book.objection(live, order, services):
         raise ConfigError(reason)
-    said = [*book.remarks(live, order), *_clock_remarks(store, order.created_ms)]
+    said = [*book.remarks(live, order), *_clock_remarks(store)]
     if preview:
         Console().print(*said, _displaced(config, store, order), sep="\n", highlight=False)
         return
@@ -208,10 +208,11 @@ def _overview(store: ObjectStore) -> Overview | None:
         return None
 
 
-def _clock_remarks(store: ObjectStore, now_ms: int) -> Iterator[str]:
+def _clock_remarks(store: ObjectStore) -> Iterator[str]:
     """Whether the planner, by whose clock orders begin and end, is there to obey."""
     seen = _overview(store)
-    ahead_s = (seen.created_ms - now_ms) / clock.SECOND_MS if seen else 0.0
+    # The clock of now: since the order was made, a slow machine may have taken seconds.
+    ahead_s = (seen.created_ms - clock.now_ms()) / clock.SECOND_MS if seen else 0.0
     if ahead_s > AGREE_S:
         yield (
             f"warning: the clock here is {duration_text(ahead_s)} behind the planner's: "
