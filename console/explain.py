@@ -205,7 +205,9 @@ def _candidates(account: _Account, view: View, config: Config, now_ms: int) -> I
     chosen = account.decision.pop or ""
     chosen_numbers = _with_table_rtt(account, considered.get(chosen), chosen)
     drains = view.orders.drained(now_ms)
-    pin = next((o for o in account.orders if o.kind == OrderKind.PIN), None)
+    pins = [order for order in account.orders if order.kind == OrderKind.PIN]
+    # Of pins within each other the planner obeys the longest.
+    pin = max(pins, key=lambda order: Prefix.parse(order.prefix).length, default=None)
     states = view.state.pops if view.state else {}
     for pop in dict.fromkeys([*considered, *account.numbers]):
         routed = considered.get(pop)

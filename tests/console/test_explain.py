@@ -134,6 +134,19 @@ def test_only_orders_that_bear_on_the_client_are_told(
     assert told.candidates[0].verdict == "pinned by alice: fibre works"
 
 
+def test_of_pins_within_each_other_the_longest_is_named(
+    view: View, config: Config, now_ms: int
+) -> None:
+    wide = order(OrderKind.PIN, now_ms, prefix="10.0.0.0/8", pop="lon1")
+    narrow = msgspec.structs.replace(
+        order(OrderKind.PIN, now_ms, prefix="10.0.0.0/16", pop="fra1"), owner="bob"
+    )
+    told = explain(
+        "10.0.0.9", None, replace(view, orders=Orders(orders=(wide, narrow))), config, now_ms
+    )
+    assert told.candidates[0].verdict == "pinned by bob: fibre works"
+
+
 def test_outside_the_table_the_default_order_answers(
     view: View, config: Config, now_ms: int
 ) -> None:
