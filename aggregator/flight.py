@@ -13,7 +13,6 @@ as its idea of demand. The first gives the level, the second what changed since;
 (`aggregator.control`) puts them together. Pure towards time.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,24 +136,41 @@ class Flight:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
-        self._told: deque[tuple[int, F64]] = deque(maxlen=STEPS_MAX)
+        # What was told, the oldest first; there is room behind, so that columns are not copied.
+        self._told_ms, self._told_bps = np.zeros(0, np.int64), np.zeros((0, 0))
+        self._count = 0
 
     def tell(self, settled_bps: F64, now_ms: int) -> None:
         """From now on answers bring this load, [p], as soon as DNS nodes know of it."""
-        self._told.append((now_ms + PUBLISHED_MS, settled_bps))
+        if self._count == len(self._told_ms):
+            self._make_room(len(settled_bps))
+        self._told_ms[self._count] = now_ms + PUBLISHED_MS
+        self._told_bps[self._count] = settled_bps
+        self._count += 1
+
+    def _make_room(self, pops: int) -> None:
+        """For as much again as is kept."""
+        kept = slice(max(self._count - STEPS_MAX, 0), self._count)
+        told_ms, told_bps = self._told_ms[kept], self._told_bps[kept]
+        self._count = len(told_ms)
+        self._told_ms = np.zeros(2 * STEPS_MAX, np.int64)
+        self._told_bps = np.zeros((2 * STEPS_MAX, pops))
+        self._told_ms[: self._count] = told_ms
+        if self._count:
+            self._told_bps[: self._count] = told_bps
 
     def load_bps(self, at_ms: int, ahead_s: float = 0.0) -> F64:
         """[p], the load that all answers until `at_ms` bring then.
 
         With `ahead_s`, what is left of it so much later, whatever is answered meanwhile.
         """
-        age_s: F64 = np.array([at_ms - ms for ms, _ in self._told], np.float64) / SECOND_MS
-        given = age_s > 0
+        first = max(self._count - STEPS_MAX, 0)
         # What was first is taken to have been so for ever.
-        given[0], age_s[0] = True, EVER_S
-        edge_s = np.append(age_s[given], 0.0)
+        given = max(int(np.searchsorted(self._told_ms[first : self._count], at_ms)), 1)
+        age_s = (at_ms - self._told_ms[first : first + given]) / SECOND_MS
+        edge_s = np.append(age_s, 0.0)
+        edge_s[0] = EVER_S
         load: F64 = (
-            np.diff(self.kernel.kept(edge_s, ahead_s))
-            @ np.array([bps for _, bps in self._told])[given]
+            np.diff(self.kernel.kept(edge_s, ahead_s)) @ self._told_bps[first : first + given]
         )
         return load
