@@ -13,7 +13,7 @@ nulls, indexes or values out of bounds raise `RecordError` with a reason fit for
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -128,7 +128,6 @@ class SignalBatch:
 
 
 Batch: TypeAlias = RttBatch | DemandBatch | SignalBatch
-B = TypeVar("B", RttBatch, DemandBatch, SignalBatch)
 
 _KEYED = [("dt_ms", pa.uint32()), ("net", pa.uint64()), ("plen", pa.uint8())]
 _RTT_COLUMNS = ("dt_ms", "net", "plen", "subject", "rtt_us", "method", "lost")

@@ -7,7 +7,7 @@ no query sees half of a change and none is lost.
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
@@ -33,9 +33,6 @@ from resolver.udp import UdpListener
 from resolver.wire import Key
 from resolver.zone import Zones
 from resolver.zonefile import checked_fleet, load_zones
-
-Tell = Callable[["Report"], None]
-"""Where a worker's reports go."""
 
 
 @dataclass(frozen=True, slots=True)
