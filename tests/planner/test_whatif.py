@@ -148,6 +148,34 @@ def test_a_smaller_capacity_overloads_at_once_and_is_planned_around(small: Situa
     assert account.replanned.load_bps[0] <= 12 * (1 + 1e-9)
 
 
+def test_the_new_plan_fills_to_the_target_alone() -> None:
+    roomy = situation(
+        said=[[(0, 1.0)] for _ in range(10)],
+        demand_bps=[10.0] * 10,
+        rtt_ms=[[5, 8 + i, 30] for i in range(10)],
+        capacity_bps=[100, 100, 100],
+    )
+
+    told = whatif(replace(roomy, fill=0.6), Change())
+
+    assert told.replanned.load_bps == pytest.approx([60, 40, 0])
+
+
+def test_the_new_plan_moves_nobody_for_less_than_moving_is_worth() -> None:
+    near = situation(
+        said=[[(0, 1.0), (1, 0.0)]],
+        demand_bps=[10],
+        rtt_ms=[[7, 5, 30]],
+        capacity_bps=[100, 100, 100],
+    )
+
+    assert whatif(near, Change()).replanned.load_bps == pytest.approx([0, 10, 0])
+    held = replace(near, move_gain_us=3_000.0)
+    assert whatif(held, Change()).replanned.load_bps == pytest.approx([10, 0, 0])
+    doubted = replace(near, spread_us=np.full((1, 3), 3_000.0))
+    assert whatif(doubted, Change()).replanned.load_bps == pytest.approx([10, 0, 0])
+
+
 def test_n_plus_one_names_the_pop_that_gets_fullest(small: Situation) -> None:
     losses = n_plus_one(small.parts(small.said), small.capacity_bps, small.up, small.drained)
 
