@@ -6,6 +6,7 @@ starts from the shortest pause. All end with this process, even when it is kille
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ WELL_S = 30.0
 GRACE_S = 12.0
 """From SIGTERM to SIGKILL; the aggregator needs about eight seconds for its daemons."""
 LOG_BYTES_MAX = 10 * 1024 * 1024
+"""A larger one becomes the old log, of which there is one."""
+LOG_CHECK_S = 60.0
 OWN_FAULT_CODES = (2, 3)
 """Exit codes of configuration and set-up errors: starting again would not help."""
 
@@ -90,14 +93,26 @@ class Process:
             )
         self._pid.parent.mkdir(exist_ok=True)
         self._pid.write_text(f"{self.running.pid}\n")
-        code = await self.running.wait()
+        code = await self._ended(self.running)
         self._pid.unlink(missing_ok=True)
         return code
 
+    async def _ended(self, running: asyncio.subprocess.Process) -> int:
+        """Its exit code; its log is kept small meanwhile, for it may run for months."""
+        while True:
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(running.wait(), LOG_CHECK_S)
+            self._keep_log_small()
+
     def _open_log(self) -> BinaryIO:
-        if self._log.exists() and self._log.stat().st_size > LOG_BYTES_MAX:
-            self._log.replace(self._log.with_suffix(".log.1"))
+        self._keep_log_small()
         return self._log.open("ab")
+
+    def _keep_log_small(self) -> None:
+        if self._log.exists() and self._log.stat().st_size > LOG_BYTES_MAX:
+            # Who has it open appends, so it goes on at the beginning.
+            shutil.copyfile(self._log, self._log.with_suffix(".log.1"))
+            os.truncate(self._log, 0)
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
