@@ -58,7 +58,7 @@ class Worker:
         mark = f"{self.folder}/"
         return [
             pid
-            for pid, environment, line in _processes()
+            for pid, environment, line in all_processes()
             if mark in environment and f"/{stream}" in environment and program in line
         ]
 
@@ -92,7 +92,8 @@ class Worker:
             self.process.wait()
 
 
-def _processes() -> Iterator[tuple[int, str, str]]:
+def all_processes() -> Iterator[tuple[int, str, str]]:
+    """Pid, environment and command line of every process that may be looked at (proc(5))."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue

@@ -21,6 +21,7 @@ import pytest
 
 from aggregator.partials import Partial, RttPartial, SignalPartial, decode, kind_prefix
 from benchmarks.faults.kinesis_local import chosen
+from benchmarks.faults.processes import all_processes
 from benchmarks.faults.proxy import Proxy
 from popsteer.aws import kinesis
 from popsteer.config import Aws
@@ -141,20 +142,8 @@ class Aggregator:
 
     def processes(self, program: str) -> list[int]:
         """Living processes of this aggregator that run `program`."""
-        return [pid for pid, line in _environments(str(self.folder)) if program in line]
-
-
-def _environments(mark: str) -> Iterator[tuple[int, str]]:
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            environment = (entry / "environ").read_bytes().decode("utf-8", "replace")
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-        if mark in environment and line:
-            yield int(entry.name), line
+        mark = str(self.folder)
+        return [pid for pid, own, line in all_processes() if mark in own and program in line]
 
 
 def wait_for(what: Callable[[], Any], why: str, timeout_s: float = 90) -> None:
