@@ -27,6 +27,8 @@ from popsteer.table import SHARE_WHOLE, Table
 from resolver import route
 from resolver.route import PART, PART_BITS, Decision, Outlook
 
+NAMED_MAX = 8
+"""So many POPs of a service are named."""
 _SHED_STRATA = 100
 """Shedding is drawn so finely: shares of answers are exact to 1%."""
 
@@ -92,7 +94,7 @@ def explain(asked: str, name: str | None, view: View, config: Config, now_ms: in
         else None,
         state_age_s=clock.age_s(view.state.created_ms, now_ms) if view.state else None,
         orders=tuple(order_sentence(order, now_ms) for order in account.orders),
-        notes=tuple(_notes(client, account, view, config, now_ms)),
+        notes=tuple(_notes(client, service, account, view, config, now_ms)),
         candidates=candidates,
     )
 
@@ -265,8 +267,12 @@ def _loads_tables(config: Config) -> bool:
 
 
 def _notes(
-    client: Prefix, account: _Account, view: View, config: Config, now_ms: int
+    client: Prefix, service: Service, account: _Account, view: View, config: Config, now_ms: int
 ) -> Iterator[str]:
+    able = config.pops_of(service)
+    if len(able) < len(config.pop):
+        named = f": {', '.join(able)}" if len(able) <= NAMED_MAX else ""
+        yield f"{len(able)} of {len(config.pop)} POPs may serve this name{named}"
     if not _loads_tables(config):
         yield "trust.public_keys is empty: DNS nodes load no table and keep the order of the file"
         return

@@ -274,3 +274,9 @@ def test_it_says_where_an_inferred_rtt_comes_from(
     told = by_pop(explain("10.0.0.9", None, changed, config, now_ms))
     assert told["par1"].verdict == words
     assert told["fra1"].verdict == f"chosen; {words}"
+
+
+def test_a_service_of_few_pops_names_them(view: View, config: Config, now_ms: int) -> None:
+    few = msgspec.structs.replace(config.service[0], pops=("fra1", "par1"))
+    told = explain("10.0.0.9", None, view, msgspec.structs.replace(config, service=(few,)), now_ms)
+    assert "2 of 3 POPs may serve this name: fra1, par1" in told.notes
