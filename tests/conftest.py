@@ -9,7 +9,7 @@ from hypothesis import settings
 from benchmarks.faults.local import EmbeddedAws
 from popsteer.config import Aws
 
-# How long an example takes says more of the machine than of the code.
+# How long an example takes says more of the machine, and of what compiles first, than of the code.
 settings.register_profile("popsteer", deadline=None)
 settings.load_profile("popsteer")
 

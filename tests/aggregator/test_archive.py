@@ -132,7 +132,7 @@ def test_the_compactor_is_a_process_that_does_it_once(local_aws: Aws, tmp_path: 
     assert store.list(kind_prefix(Kind.RTT)) == []  # older than they are kept
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     starts=st.lists(st.integers(0, 80 * 360), min_size=1, max_size=30, unique=True),
     compactions=st.lists(st.integers(0, 90), max_size=4),

@@ -178,7 +178,7 @@ def test_a_changed_sample_changes_every_digest(folder: Path, tmp_path: Path) -> 
     assert other.partials_sha256 != same.partials_sha256
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10**6), sources=st.integers(1, 5))
 def test_shards_change_neither_the_sums_nor_the_table(
     tmp_path_factory: pytest.TempPathFactory, seed: int, sources: int

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("exits_raise")
 
 
 @given(shards())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_counts_are_those_of_the_twin(puts: list[Put]) -> None:
     store = MemoryStore()
 
@@ -41,7 +41,7 @@ def test_counts_are_those_of_the_twin(puts: list[Put]) -> None:
 
 
 @given(shards(), st.lists(st.tuples(st.integers(0, 5), st.sampled_from("bac")), max_size=4))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_crashes_anywhere_leave_the_same_bytes(
     puts: list[Put], crashes: list[tuple[int, str]]
 ) -> None:
@@ -76,7 +76,7 @@ def ticking(store: MemoryStore, puts: list[Put], ticks: list[int]) -> Iterator[N
 
 
 @given(shards(), st.lists(st.integers(0, 13)), st.lists(st.integers(0, 13)), st.randoms())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_zombie_beside_the_owner_corrupts_nothing(
     puts: list[Put], ours: list[int], theirs: list[int], random: object
 ) -> None:
@@ -103,7 +103,7 @@ def test_a_zombie_beside_the_owner_corrupts_nothing(
 
 
 @given(shards(), st.integers(0, 13), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_children_of_a_split_drop_retries_of_their_parent(
     puts: list[Put], place: int, merged: bool
 ) -> None:

@@ -54,7 +54,7 @@ IPV6_NEAR = st.builds(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.lists(st.one_of(IPV4, IPV4_NEAR, IPV6, IPV6_NEAR), max_size=40),
     st.lists(st.one_of(IPV4, IPV4_NEAR, IPV6, IPV6_NEAR), max_size=10),

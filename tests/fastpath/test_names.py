@@ -29,7 +29,7 @@ def suffixes(name: bytes) -> list[bytes]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(NAME, max_size=30, unique=True), st.lists(NAME, max_size=10))
 def test_names_are_found_as_in_a_dictionary(known: list[bytes], other: list[bytes]) -> None:
     names = names_of(known)

@@ -62,7 +62,7 @@ def random_fleet(rng: np.random.Generator) -> Fleet:
     )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.3, 0.9, 1.0]), st.booleans())
 def test_compiled_choice_is_the_decision(seed: int, bad: float, with_table: bool) -> None:
     rng = np.random.default_rng(seed)

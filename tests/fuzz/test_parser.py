@@ -105,7 +105,7 @@ def sound(data: bytes, wire: bytes, limit: int) -> None:
     assert bool(told.flags & dns.flags.TC) is False or limit < 65_535
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(data=st.one_of(packets(), st.binary(max_size=600)), tcp=st.booleans())
 def test_any_bytes_get_silence_or_a_sound_answer(
     snapshot: Snapshot, data: bytes, tcp: bool
@@ -122,7 +122,7 @@ def test_any_bytes_get_silence_or_a_sound_answer(
         sound(data, wire, 65_535 if tcp else 1_232)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(data=st.one_of(packets(), st.binary(max_size=600)))
 def test_the_parser_keeps_its_rules(data: bytes) -> None:
     query = parse(data)
@@ -139,7 +139,7 @@ def test_the_parser_keeps_its_rules(data: bytes) -> None:
         assert query.tsig is None
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(data=st.binary(max_size=300), start=st.integers(0, 300))
 def test_a_name_is_what_dnspython_reads(data: bytes, start: int) -> None:
     """The twin is looser about pointers alone, so that ours may refuse more but never read else."""

@@ -40,7 +40,7 @@ class Naive:
         return taken
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(st.integers(1, 50), min_size=1, max_size=60),
     batch=st.integers(1, 7),

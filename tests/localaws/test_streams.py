@@ -33,7 +33,7 @@ def owner(stream: Stream, key: int) -> list[Shard]:
     return [s for s in stream.shards.values() if s.is_open and s.first <= key <= s.last]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     first=st.integers(1, 7),
     sizes=st.lists(st.integers(1, 9), max_size=4),

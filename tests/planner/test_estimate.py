@@ -195,7 +195,7 @@ def test_late_windows_hardly_move_what_is_known_since() -> None:
 
 
 @given(st.lists(st.lists(st.one_of(st.none(), st.floats(100, 5e6)), min_size=4, max_size=4)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_whatever_comes_estimates_are_sane(windows: list[list[float | None]]) -> None:
     known = learnt(windows)
 

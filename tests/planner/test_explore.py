@@ -89,7 +89,7 @@ def test_near_doubtful_and_busy_pairs_are_worth_the_most() -> None:
 
 
 @given(st.floats(0, 20e3), st.floats(100, 9e3), st.floats(100, 9e3), st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_worth_is_the_mean_of_what_knowing_saves(
     behind_us: float, spread_us: float, own_us: float, seed: int
 ) -> None:

@@ -102,7 +102,7 @@ def partial_of(rows: list[tuple[int, int, int, float]]) -> RttPartial:
 
 
 @given(samples, st.integers(1, 59))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_windows_are_medians_of_all_samples_wherever_they_were_folded(
     rows: list[tuple[int, int, int, float]], cut: int
 ) -> None:

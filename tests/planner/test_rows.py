@@ -53,7 +53,7 @@ def some_shares(rng: np.random.Generator, n: int, k: int) -> NDArray[np.float64]
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_candidates_are_the_known_pairs_of_a_row_by_cost(seed: int) -> None:
     rng = np.random.default_rng(seed)
     prefixes = some_prefixes(rng, 9)
@@ -77,7 +77,7 @@ def test_candidates_are_the_known_pairs_of_a_row_by_cost(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_candidates_of_some_pops_are_those_of_all_without_the_others(seed: int) -> None:
     rng = np.random.default_rng(seed)
     prefixes, serves = some_prefixes(rng, 9), rng.random(POPS) < 0.4
@@ -108,7 +108,7 @@ def test_a_row_that_names_nobody_gets_the_default_order() -> None:
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_shares_are_255ths_within_one_of_the_exact_ones(seed: int) -> None:
     rng = np.random.default_rng(seed)
     share = some_shares(rng, 20, int(rng.integers(1, 13)))
@@ -146,7 +146,7 @@ def some_problem(
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_rows_rank_by_share_then_backup_then_priced_cost(seed: int) -> None:
     rng = np.random.default_rng(seed)
     found, problem, solved = some_problem(rng, some_prefixes(rng, 9))
@@ -181,7 +181,7 @@ def test_rows_rank_by_share_then_backup_then_priced_cost(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_evidence_goes_by_address_and_share(seed: int) -> None:
     rng = np.random.default_rng(seed)
     prefixes = some_prefixes(rng, 9)
@@ -220,7 +220,7 @@ def some_table(rng: np.random.Generator) -> Table:
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_a_table_answers_is_what_it_finds(seed: int) -> None:
     rng = np.random.default_rng(seed)
     table, prefixes = some_table(rng), some_prefixes(rng, 30)
@@ -241,7 +241,7 @@ def test_what_a_table_answers_is_what_it_finds(seed: int) -> None:
 
 
 @given(seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_moved_and_what_stays(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n, width = 10, 5

@@ -60,7 +60,7 @@ def pieces_bps(problem: Problem) -> np.ndarray:
 
 
 @given(instances)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_every_prefix_with_a_usable_pop_is_placed_whole_and_only_there(problem: Problem) -> None:
     share = greedy(problem).share
 
@@ -70,7 +70,7 @@ def test_every_prefix_with_a_usable_pop_is_placed_whole_and_only_there(problem: 
 
 
 @given(instances)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_loads_are_what_the_shares_bring(problem: Problem) -> None:
     solved = greedy(problem)
 
@@ -78,7 +78,7 @@ def test_loads_are_what_the_shares_bring(problem: Problem) -> None:
 
 
 @given(instances)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_blocking_pair(problem: Problem) -> None:
     """No piece of a prefix could be faster, by more than its cost of moving, where it has room."""
     solved = greedy(problem)
@@ -94,7 +94,7 @@ def test_no_blocking_pair(problem: Problem) -> None:
 
 
 @given(instances)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_pops_are_filled_over_their_capacity_only_when_something_fits_nowhere(
     problem: Problem,
 ) -> None:

@@ -53,7 +53,7 @@ def test_one_policy_alone_is_what_it_always_was(policy: str) -> None:
     assert np.array_equal(found.assignment.share, POLICIES[policy][1](own).share)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     policies=st.lists(st.sampled_from(IN_TURN), min_size=2, max_size=3),

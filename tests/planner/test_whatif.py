@@ -204,7 +204,7 @@ def situations(draw: st.DrawFn) -> Situation:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(base=situations(), data=st.data())
 def test_what_moves_is_the_difference_of_the_placements(
     base: Situation, data: st.DataObject

@@ -202,7 +202,7 @@ def moves(
     }
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(world=worlds(), data=st.data())
 def test_at_once_is_what_dns_nodes_do(world: World, data: st.DataObject) -> None:
     gone = frozenset(data.draw(st.sets(st.sampled_from(world.pops), max_size=2)))
@@ -229,7 +229,7 @@ def test_at_once_is_what_dns_nodes_do(world: World, data: st.DataObject) -> None
         assert got[pair][1] == (None if added_us is None else pytest.approx(added_us, abs=1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(world=worlds(), data=st.data())
 def test_links_carry_what_their_prefixes_bring(world: World, data: st.DataObject) -> None:
     p, n = len(world.pops), len(world.prefixes)
@@ -266,7 +266,7 @@ def test_links_carry_what_their_prefixes_bring(world: World, data: st.DataObject
     assert account.at_once.overload_share == pytest.approx(over / whole, abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(world=worlds())
 def test_n_plus_one_is_what_dns_nodes_do(world: World) -> None:
     base = world.base
@@ -285,7 +285,7 @@ def test_n_plus_one_is_what_dns_nodes_do(world: World) -> None:
         assert losses.overload_bps[lost] == pytest.approx(over + unserved, abs=1e-6)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(world=worlds(), data=st.data())
 def test_the_new_plan_asks_nobody_who_is_away(world: World, data: st.DataObject) -> None:
     gone = frozenset(data.draw(st.sets(st.sampled_from(world.pops), max_size=2)))

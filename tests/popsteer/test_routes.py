@@ -53,7 +53,7 @@ def test_errors_name_object_line_and_value(body: bytes, said: str) -> None:
     assert str(error.value).startswith(said)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     rules=st.lists(st.tuples(st.integers(0, 2**16 - 1), st.integers(0, 16), st.booleans())),
     asked=st.integers(0, 2**16 - 1),

@@ -92,7 +92,7 @@ def test_a_record_gives_its_batch_back(make: Any, count: int) -> None:
 
 
 @given(st.integers(0, 300), st.integers(0, 2**32 - 1), st.integers(0, 2**63 - 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_rtt_batch_comes_back(count: int, seed: int, sequence: int) -> None:
     batch = replace(_rtt(count, seed), header=replace(HEADER, sequence=sequence))
     _same(samples.decode(samples.encode(batch)), batch)
@@ -104,7 +104,7 @@ def test_any_rtt_batch_comes_back(count: int, seed: int, sequence: int) -> None:
         max_size=20,
     )
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rtt_of_any_width_comes_back(rows: list[tuple[int, int, int]]) -> None:
     """Times, networks and RTTs that need few bytes and many; lengths beside each other."""
     lengths = [length | IPV6_BIT if length > 32 else length for _, length, _ in rows]
@@ -277,7 +277,6 @@ def test_a_stream_without_a_batch_is_refused() -> None:
     assert _reason(out.getvalue().to_pybytes()) == "header"
 
 
-@settings(deadline=None)  # the first call compiles
 @given(
     st.lists(
         st.tuples(

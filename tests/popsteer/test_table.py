@@ -70,7 +70,7 @@ def _addresses() -> list[Prefix]:
 
 
 @given(rules())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_find_is_the_longest_match(given: list[Rule]) -> None:
     table = _table(given)
     for address in _addresses():
@@ -81,7 +81,7 @@ def test_find_is_the_longest_match(given: list[Rule]) -> None:
 
 
 @given(rules())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_scopes_are_disjoint_and_each_has_one_answer(given: list[Rule]) -> None:
     """RFC 7871 section 7.2.1: a resolver may use an answer for its whole scope."""
     table = _table(given)
@@ -100,7 +100,7 @@ def test_scopes_are_disjoint_and_each_has_one_answer(given: list[Rule]) -> None:
 
 
 @given(rules())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_neighbours_with_equal_answers_are_merged(given: list[Rule]) -> None:
     table = _table(given)
     for a, b in itertools.pairwise(range(len(table))):
@@ -125,7 +125,7 @@ def test_nothing_found_gives_the_default_order() -> None:
 
 
 @given(rules())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_bytes_give_the_table_back(given: list[Rule]) -> None:
     table = _table(given)
     back = tables.decode(tables.encode(table, SIGNER), TRUSTED)

@@ -95,7 +95,7 @@ def test_every_set_is_checked() -> None:
         table_of(["10.0.0.0/24"], [0], [3])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_each_set_answers_as_if_it_stood_alone(data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(8, 26), min_size=1, max_size=8))

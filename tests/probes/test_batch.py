@@ -38,7 +38,7 @@ def rows_of(batches: list[Batch]) -> list[Row]:
 
 
 @given(rows=st.lists(ROWS, max_size=60), rows_max=st.integers(1, 9), whole=st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_rows_come_out_as_they_went_in(rows: list[Row], rows_max: int, *, whole: bool) -> None:
     batcher = make(rows_max)
     if whole and rows:
@@ -88,7 +88,7 @@ def test_other_kinds_have_their_own_columns() -> None:
 
 
 @given(rows=st.lists(ROWS, min_size=2, max_size=30))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_halves_are_the_whole(rows: list[Row]) -> None:
     batcher = make(100)
     for row in rows:

@@ -41,7 +41,7 @@ class Disk:
     offered=st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=40),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_each_source_is_accepted_in_order_once(offered: list[tuple[str, bool]], seed: int) -> None:
     rng = Random(seed)
     box = Outbox(1 << 20)

@@ -24,7 +24,7 @@ def ticks(upto_s: float, step_s: float = 0.05) -> list[float]:
 
 
 @given(count=st.integers(1, 300), seed=st.integers(0, 2**32))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_every_target_once_a_round(count: int, seed: int) -> None:
     sent = walk(make(count, seed=seed), ticks(30.0))
     order = [target for _, target in sent]
@@ -53,7 +53,7 @@ def test_probes_are_spread_evenly() -> None:
     rate=st.floats(1, 500),
     pauses=st.lists(st.floats(0.001, 5.0), min_size=1, max_size=60),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_rate_is_bounded_whatever_the_pauses(
     count: int, rate: float, pauses: list[float]
 ) -> None:

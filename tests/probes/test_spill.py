@@ -129,7 +129,7 @@ def test_a_frame_that_a_full_disk_refuses_leaves_no_segment(spill: Spill) -> Non
 
 
 @given(records=RECORDS, cut=st.integers(0, 2_000))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_torn_segment_gives_every_whole_frame(
     records: list[tuple[SourceId, bytes]], cut: int
 ) -> None:
@@ -140,7 +140,7 @@ def test_a_torn_segment_gives_every_whole_frame(
 
 
 @given(records=RECORDS, data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_damaged_frame_costs_only_itself(
     records: list[tuple[SourceId, bytes]], data: st.DataObject
 ) -> None:
@@ -157,7 +157,6 @@ def test_a_damaged_frame_costs_only_itself(
 
 
 @given(noise=st.binary(max_size=200))
-@settings(deadline=None)
 def test_noise_is_passed_over(noise: bytes) -> None:
     assert parse(noise + frame_of(A, b"x")) == [(A, b"x")]
 

@@ -378,9 +378,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     return bytes(data[: draw(st.integers(0, len(data)))]) if draw(st.booleans()) else bytes(data)
 
 
-@settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.one_of(st.binary(max_size=120), mutated()), st.booleans())
 def test_any_bytes_get_a_sound_answer_or_silence(ask: Ask, data: bytes, tcp: bool) -> None:
     answer = ask(data, tcp=tcp)

@@ -201,7 +201,7 @@ rows = st.permutations(POPS[:4]).flatmap(
 subsets = st.frozensets(st.sampled_from(POPS[:4]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     rows,
     subsets,
