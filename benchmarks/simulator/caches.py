@@ -87,16 +87,20 @@ def refresh(
     share: F64,
     draw: F64,
     at: Ints,
-    asked: Bools,
-) -> None:
-    """Caches whose answer is due ask again.
+    asked_s: F64,
+) -> Ints:
+    """Caches whose answer is due ask again; gives which.
 
-    Changes `next_s`, when each asks next, `at`, the POP that each holds, and `asked`.
+    Changes `next_s`, when each asks next, `at`, the POP that each holds, and `asked_s`.
     """
+    asked = np.empty(len(at), np.int64)
+    count = 0
     for c in range(len(at)):
-        asked[c] = t_s >= next_s[c]
-        if not asked[c]:
+        if t_s < next_s[c]:
             continue
+        asked[count] = c
+        count += 1
+        asked_s[c] = t_s
         next_s[c] = max(next_s[c] + ttl_s[c], t_s + 1.0)
         i, left, chosen = prefix[c], draw[c], 0
         for k in range(RANKS):
@@ -106,6 +110,7 @@ def refresh(
                 if left < 0:
                     break
         at[c] = pop[i, chosen]
+    return asked[:count]
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -114,7 +119,9 @@ def loads(
     prefix: Ints,
     demand_bps: F64,
     link_at: Ints,
-    stale: Bools,
+    stale_before_s: float,
+    asked_s: F64,
+    keeps_ttl: Bools,
     pop: Ints,
     share: F64,
     pop_bps: F64,
@@ -124,8 +131,9 @@ def loads(
     """Sum the load of POPs and links.
 
     `demand_bps` is [c], and so is `link_at`, the link through which each cache's users reach
-    their POP. `clung_bps` gets what is where no answer of today would send it: the load
-    of `stale` caches, less the share that they would be given there again.
+    their POP. `clung_bps` gets what is where no answer of today would send it: the load of caches
+    that do not keep the TTL and asked before `stale_before_s`, less the share that they would be
+    given there again.
     """
     pop_bps[:] = 0.0
     link_bps[:] = 0.0
@@ -134,7 +142,7 @@ def loads(
         p, i = at[c], prefix[c]
         pop_bps[p] += demand_bps[c]
         link_bps[link_at[c]] += demand_bps[c]
-        if stale[c]:
+        if asked_s[c] < stale_before_s and not keeps_ttl[c]:
             again = 0.0
             for k in range(RANKS):
                 if pop[i, k] == p:

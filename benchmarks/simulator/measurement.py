@@ -56,24 +56,35 @@ class Telemetry:
     dice: np.random.Generator
     _signals: deque[tuple[float, Seen]] = field(default_factory=deque)
     _bulk: deque[tuple[float, SeenBulk]] = field(default_factory=deque)
-    _pop_bps: list[F64] = field(default_factory=list)
-    _link_bps: list[F64] = field(default_factory=list)
-    _queue_ms: list[F64] = field(default_factory=list)
+    _seconds: int = 0
+    """Of which the sums below are."""
+    _pop_bps: F64 = field(init=False)
+    _link_bps: F64 = field(init=False)
+    _queue_ms: F64 = field(init=False)
     _cells: list[Ints] = field(default_factory=list)
     _bits: list[F64] = field(default_factory=list)
     _subjects: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self._subjects = (*self.setting.world.pops, *self.setting.link_names())
+        self._begin()
+
+    def _begin(self) -> None:
+        """A new period of signals."""
+        pops, links = len(self.setting.capacity_bps), len(self.setting.link_bps)
+        self._seconds = 0
+        self._pop_bps, self._queue_ms = np.zeros(pops), np.zeros(pops)
+        self._link_bps = np.zeros(links)
 
     def second(
         self, t: int, pop_bps: F64, link_bps: F64, queue_ms: F64, alive: Bools, rtt_ms: F64
     ) -> None:
         """Take in the second that ends at `t`, and cut what is complete."""
         options = self.setting.options
-        self._pop_bps.append(pop_bps.copy())
-        self._link_bps.append(link_bps.copy())
-        self._queue_ms.append(queue_ms)
+        self._seconds += 1
+        self._pop_bps += pop_bps
+        self._link_bps += link_bps
+        self._queue_ms += queue_ms
         if t % options.signal_period_s == 0:
             self._signals.append((t + options.signal_delay_s, self._signal(t, alive)))
         if t % options.window_s == 0:
@@ -94,11 +105,11 @@ class Telemetry:
 
     def _signal(self, t: int, alive: Bools) -> Seen:
         setting, noise = self.setting, self.setting.options.load_noise_share
-        pop = np.mean(self._pop_bps, axis=0) * self.dice.normal(1, noise, len(alive))
-        dice = self.dice.normal(1, noise, len(self.setting.link_bps))
-        link = np.mean(self._link_bps, axis=0) * dice
-        queue = np.mean(self._queue_ms, axis=0)
-        self._pop_bps, self._link_bps, self._queue_ms = [], [], []
+        pop = self._pop_bps / self._seconds * self.dice.normal(1, noise, len(alive))
+        dice = self.dice.normal(1, noise, len(setting.link_bps))
+        link = self._link_bps / self._seconds * dice
+        queue = self._queue_ms / self._seconds
+        self._begin()
         partial = signal_partial(setting, self._subjects, t, alive, pop, link)
         return Seen(t, np.where(alive, pop / setting.capacity_bps, np.nan), queue, partial)
 

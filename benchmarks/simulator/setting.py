@@ -133,9 +133,11 @@ class Setting:
         """[n, p], between resolvers and POPs, queues left out."""
         return self._changed(self._metro_rtt_ms(t_s)[self.world.metro], t_s)
 
-    def user_rtt_ms(self, t_s: float) -> F64:
-        """[n, p], between users and POPs, queues left out."""
-        return self._changed(self._metro_rtt_ms(t_s)[self.user_metro], t_s)
+    def rtts_ms(self, t_s: float) -> tuple[F64, F64]:
+        """The same, and between users and POPs."""
+        metro_ms = self._metro_rtt_ms(t_s)
+        resolvers, users = metro_ms[self.world.metro], metro_ms[self.user_metro]
+        return self._changed(resolvers, t_s), self._changed(users, t_s)
 
     def _metro_rtt_ms(self, t_s: float) -> F64:
         """[m, p]; slow residuals, linear between the steps of their traces."""

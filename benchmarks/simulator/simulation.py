@@ -70,7 +70,6 @@ class Simulation:
         self._next_s = self._dice.random(c) * np.minimum(setting.ttl_s, options.ttl_s)
         self._at = np.zeros(c, np.int64)
         self._link_at = np.zeros(c, np.int64)
-        self._asked = np.zeros(c, bool)
         self._asked_s = np.zeros(c)
         self._pop_bps, self._clung_bps = np.zeros(p), np.zeros(p)
         self._link_bps = np.zeros(len(setting.link_bps))
@@ -85,7 +84,7 @@ class Simulation:
         self._truth(0)
         caches.refresh(
             0.0, np.zeros(c), setting.ttl_s, setting.cache_prefix, self._answering.pop,
-            self._answering.share, self._dice.random(c), self._at, self._asked,
+            self._answering.share, self._dice.random(c), self._at, self._asked_s,
         )  # fmt: skip
         self._link_at = setting.link[setting.cache_prefix, self._at]
         assert n == len(self._answering.pop)
@@ -120,7 +119,7 @@ class Simulation:
             self._demand = setting.demand_bps(t)
             self._cache_bps = self._demand[setting.cache_prefix] * setting.cache_part
         if t % PATH_PERIOD_S == 0:
-            self._rtt_ms, self._user_rtt_ms = setting.rtt_ms(t), setting.user_rtt_ms(t)
+            self._rtt_ms, self._user_rtt_ms = setting.rtts_ms(t)
             self._geo_rtt_ms = np.take_along_axis(self._rtt_ms, self._geo, 1)[:, 0]
             self._slower_ms = self.reference.slower_ms(t, self._rtt_ms)
             self._dearer_ms = self.reference.dearer_ms(t, self._rtt_ms)
@@ -154,21 +153,19 @@ class Simulation:
 
     def _ask(self, t: int) -> None:
         setting = self.setting
-        caches.refresh(
+        asked = caches.refresh(
             float(t), self._next_s, setting.ttl_s, setting.cache_prefix, self._answering.pop,
-            self._answering.share, self._dice.random(len(self._at)), self._at, self._asked,
+            self._answering.share, self._dice.random(len(self._at)), self._at, self._asked_s,
         )  # fmt: skip
-        self._asked_s[self._asked] = t
-        asked = np.flatnonzero(self._asked)
         prefix, pop = setting.cache_prefix[asked], self._at[asked]
         self._link_at[asked] = setting.link[prefix, pop]
         self._telemetry.answered(prefix, pop, self._cache_bps[asked] * setting.options.ttl_s)
 
     def _load(self, t: int) -> None:
         setting, trace = self.setting, self.trace
-        stale = ~self._keeps_ttl & (t - self._asked_s > setting.options.ttl_s)
         caches.loads(
-            self._at, setting.cache_prefix, self._cache_bps, self._link_at, stale,
+            self._at, setting.cache_prefix, self._cache_bps, self._link_at,
+            float(t - setting.options.ttl_s), self._asked_s, self._keeps_ttl,
             self._answering.pop, self._answering.share,
             self._pop_bps, self._link_bps, self._clung_bps,
         )  # fmt: skip

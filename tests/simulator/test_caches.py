@@ -80,15 +80,16 @@ def test_caches_ask_when_their_answer_is_due_and_keep_it_for_the_ttl() -> None:
     share = np.array([[0.25, 0.75, *[0.0] * 6]])
     n = 20_000
     next_s, ttl_s = np.full(n, 10.0), np.full(n, 20.0)
-    at, asked = np.zeros(n, np.int64), np.zeros(n, bool)
+    at, asked_s = np.zeros(n, np.int64), np.zeros(n)
     dice = np.random.default_rng(2)
     prefix = np.zeros(n, np.int64)
 
-    refresh(9.0, next_s, ttl_s, prefix, pop, share, dice.random(n), at, asked)
-    assert not asked.any()
-    refresh(10.0, next_s, ttl_s, prefix, pop, share, dice.random(n), at, asked)
+    early = refresh(9.0, next_s, ttl_s, prefix, pop, share, dice.random(n), at, asked_s)
+    asked = refresh(10.0, next_s, ttl_s, prefix, pop, share, dice.random(n), at, asked_s)
 
-    assert asked.all()
+    assert not len(early)
+    assert (asked == np.arange(n)).all()
+    assert (asked_s == 10).all()
     assert (next_s == 30).all()
     assert (at == 3).mean() == pytest.approx(0.25, abs=0.02)
 
