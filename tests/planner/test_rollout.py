@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from aggregator.compare import Answers
 from aggregator.publish import REFUSED_PREFIX
-from aggregator.rollout import STAY_S, Mode, Rollout, Trial, canaries, regret_us
+from aggregator.rollout import STAY_S, Mode, Rollout, Trial, canaries, regret_us, staged
+from aggregator.solve import Assignment, Problem
 from benchmarks.scene import Scene, make_scene
 from popsteer import orders
 from popsteer.names import Prefix, prefix_arrays
@@ -150,18 +151,28 @@ def test_regretted_moves_go_back() -> None:
     assert {i for i in first if first_answers(scene)[i] == before[i]} == first
 
 
-def test_nobody_goes_back_to_a_pop_that_is_away() -> None:
-    scene, before = slowed("canary")
-    first = until_moved(scene, before)
-    after = first_answers(scene)
-    for i in first:
-        scene.rtt_us[i, scene.pops.index(after[i])] += 900_000
-    gone = before[min(first)]
+@pytest.mark.parametrize(("old_us", "share"), [(12_000.0, [1, 0, 0]), (np.inf, [0, 1, 0])])
+def test_what_is_regretted_goes_back_unless_its_pop_is_away(
+    old_us: float, share: list[float]
+) -> None:
+    """One prefix was tried at POP 1 instead of 0, and now wants to POP 2."""
+    problem = Problem(
+        pop=np.array([[0, 1, 2]]),
+        cost_us=np.array([[old_us, 20_000.0, 10_000.0]]),
+        move_us=np.zeros((1, 3)),
+        demand_bps=np.ones(1),
+        capacity_bps=np.full(3, np.inf),
+        present=np.array([[0.0, 1.0, 0.0]]),
+    )
+    wanted = Assignment(np.array([[0.0, 0.0, 1.0]]), np.array([0.0, 0, 1]), np.zeros(3), np.nan)
+    began = Rollout(Mode.CANARY, trial=trial([0], [1], [1.0]))
+    regretted = began.judged(lambda _, said: np.where(said.pop == 1, 3_000.0, 0.0), NOW_MS)
 
-    scene.down.add(gone)
-    scene.run(40)
+    done, after = staged(regretted, problem, wanted, answers([1]), NET[:1], PLEN[:1])
 
-    assert gone not in first_answers(scene)
+    assert done.share.tolist() == [share]
+    assert done.load_bps.tolist() == share
+    assert after.trial is None
 
 
 def test_a_failure_waits_for_no_canary() -> None:
