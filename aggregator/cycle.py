@@ -31,7 +31,7 @@ from aggregator.rows import Rows8, ranked_rows
 from aggregator.solve import NOWHERE, Assignment, Problem
 from aggregator.terms import Terms
 from aggregator.together import Solved, solved
-from aggregator.weights import moving_us, usable_us, weighted
+from aggregator.weights import moved_us, moving_us, usable_us, weighted
 from popsteer.clock import SECOND_MS
 from popsteer.evidence import Evidence, Reason, Source
 from popsteer.names import Prefix
@@ -327,7 +327,11 @@ def _note(considered: Candidates, problem: Problem, assignment: Assignment) -> s
     mean_ms = float(demand @ cost[placed]) / whole / 1e3
     if not np.isfinite(assignment.bound_us):
         return f"mean {mean_ms:.2f} ms"
-    return f"mean {mean_ms:.2f} ms, bound {assignment.bound_us / 1e3:.2f} ms"
+    paid = moved_us(assignment.share, problem.present, problem.move_us)[placed]
+    moves_ms = float(demand @ paid) / whole / 1e3
+    gap = 1e3 * (mean_ms + moves_ms) / assignment.moving_bound_us - 1
+    free = f"mean {mean_ms:.2f} ms, bound {assignment.bound_us / 1e3:.2f} ms"
+    return f"{free}; with {moves_ms:.2f} ms for moves {gap:.3%} above the bound"
 
 
 def _meta(

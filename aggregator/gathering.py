@@ -30,10 +30,7 @@ def gathered(problem: Problem, solved: Assignment) -> Assignment:
     if not len(split):
         return solved
     order = split[np.argsort(-problem.demand_bps[split], kind="stable")]
-    p = len(problem.capacity_bps)
-    links = np.zeros(0) if problem.link_bps is None else problem.link_bps
-    # What has no link of its own uses the last resource, which has no limit.
-    capacity = np.concatenate([problem.capacity_bps, links, [np.inf]])
+    p, capacity = len(problem.capacity_bps), problem.resource_bps
     floor = np.finfo(np.float64).tiny
     nothing = len(capacity) - 1
     pop = np.maximum(problem.pop[order], 0)

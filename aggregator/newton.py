@@ -32,6 +32,9 @@ CUTOFF = 9.0
 """In temperatures: candidates dearer than this above the cheapest have no weight (e^-9)."""
 RIDGE = 1e-2
 """Relative regularisation of the Hessian: resources that few rows hesitate about have little."""
+RIDGE_MAX, RIDGE_GROWTH = 1.0, 10.0
+"""It grows where no step climbs, as one cut at the trust may not: the more of it, the more each
+price goes its own way up."""
 RIDGE_CAPACITY = 2e-3
 """The same, in capacities per `OVERFLOW_US`: for those that nobody hesitates about."""
 TRUST_TEMPERATURES = 4.0
@@ -194,7 +197,7 @@ class Ascent:
         price = price_us[self._pruned.contested]
         low = np.maximum(price - box_us, 0.0)
         high = np.minimum(price + box_us, PRICE_US_MAX)
-        trust = TRUST_TEMPERATURES * temperature
+        trust, ridge = TRUST_TEMPERATURES * temperature, RIDGE
         here = self._slope(price, temperature)
         for _ in range(steps_max):
             up = here.gradient > 0
@@ -202,10 +205,14 @@ class Ascent:
             if np.abs(here.gradient[free]).sum() < tolerance * self._demand:
                 break
             step = np.zeros(len(price))
-            step[free] = np.clip(self._direction(here, price, free), -trust, trust)
+            step[free] = np.clip(self._direction(here, price, free, ridge), -trust, trust)
             found = self._search(price, step, low, high, here, temperature)
-            if found is None:
+            if found is None and ridge >= RIDGE_MAX:
                 break
+            if found is None:
+                ridge *= RIDGE_GROWTH
+                continue
+            ridge = max(ridge / RIDGE_GROWTH, RIDGE)
             price, here, length = found
             trust *= TRUST_GROWTH if length == 1 else length
         held = ((price <= low) & (low > 0)) | ((price >= high) & (high < PRICE_US_MAX))
@@ -247,11 +254,11 @@ class Ascent:
         gradient = load[:s] - supply(self._capacity, price)
         return Slope(value, gradient, hessian[:s, :s])
 
-    def _direction(self, here: Slope, price: F64, free: NDArray[np.bool_]) -> F64:
+    def _direction(self, here: Slope, price: F64, free: NDArray[np.bool_], relative: float) -> F64:
         hessian = here.hessian[np.ix_(free, free)]
         own = hessian.diagonal().astype(np.float64)
         capacity = np.maximum(self._capacity[free], self._floor)
-        ridge = RIDGE * own + RIDGE_CAPACITY * capacity / OVERFLOW_US
+        ridge = relative * own + RIDGE_CAPACITY * capacity / OVERFLOW_US
         ridge += np.where(price[free] > OVERFLOW_US, capacity / OVERFLOW_US, 0.0)
         hessian[np.arange(len(own)), np.arange(len(own))] = own + ridge
         gradient = here.gradient[free]

@@ -15,6 +15,7 @@ from aggregator import exact
 from aggregator.market import DEAR_US, F32, F64, Arrays, Crew, Ints, Market, crew, resource_kind
 from aggregator.newton import level, overflow_cost, paid, supply
 from aggregator.prices import clear, seek
+from aggregator.rounding import worth
 from aggregator.solve import NOWHERE, Assignment, Problem, piece_counts
 from popsteer.kernel import kernel
 
@@ -49,22 +50,19 @@ def optimum(problem: Problem) -> Assignment:
     if not usable.any():
         nothing = np.zeros(problem.cost_us.shape)
         return Assignment(nothing, np.zeros(p), np.zeros(p), np.nan)
-    capacity = _capacity(problem)
+    capacity = problem.resource_bps
     with crew() as workers:
         offer, share, price = _solve(problem, usable, capacity, workers)
         share = _with_few_moves(problem, offer, share, price)
         least = _least(problem, capacity, price, workers)
+        moving = worth(offer.market, price, workers) - paid(capacity, price)
     whole = np.zeros(problem.cost_us.shape)
     _put_together(offer.row, offer.part, share, whole)
     load = _load(offer.market, share)
-    bound = least - overflow_cost(capacity, load)
-    return Assignment(
-        whole,
-        load[:p],
-        price[:p],
-        bound / float(offer.market.demand.sum(dtype=np.float64)),
-        price[p:-1],
-    )
+    over = overflow_cost(capacity, load)
+    demand = float(offer.market.demand.sum(dtype=np.float64))
+    bounds = (least - over) / demand, (moving - over) / demand
+    return Assignment(whole, load[:p], price[:p], bounds[0], price[p:-1], bounds[1])
 
 
 @kernel
@@ -88,12 +86,6 @@ def _put_together(row: Ints, part: F64, share: F64, whole: F64) -> None:
             whole[row[j], c] += part[j] * share[j, c]
 
 
-def _capacity(problem: Problem) -> F64:
-    """[p + l + 1]: POPs, links, and what candidates without a link use."""
-    links = np.zeros(0) if problem.link_bps is None else problem.link_bps
-    return np.concatenate([problem.capacity_bps, links, [np.inf]])
-
-
 def _solve(
     problem: Problem, usable: NDArray[np.bool_], capacity: F64, workers: Crew
 ) -> tuple[_Offer, F64, F64]:
@@ -110,8 +102,7 @@ def _solve(
             warm = price
     offer = _offer(problem, usable, capacity, workers, cut=True)
     cleared = clear(offer.market, workers, warm)
-    share = np.zeros(offer.market.cost_us.shape)
-    share[np.arange(len(share)), cleared.at] = 1.0
+    share = cleared.share(offer.market.cost_us.shape[1])
     return offer, share, cleared.price_us
 
 

@@ -3,7 +3,9 @@
 A large market is first cleared coarsely on a sample of its rows; then on all rows, pruned to what
 those prices leave open, at falling temperatures; then rounded and repaired. From the prices of a
 similar market, as the last cycle's are, only the last part is needed, and a glance at a sample to
-see where it will be tight. All rows are looked at once a round, when they are pruned.
+see where it will be tight. All rows are looked at once a round, when they are pruned. Where that is
+not good enough, the exact linear programme ends it if few candidates are open, and finer stages do
+if many are.
 `aggregator/newton.py` has the method, `aggregator/pruning.py` and `aggregator/rounding.py` what
 stands around it.
 """
@@ -14,10 +16,11 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregator import exact
 from aggregator.market import F64, Crew, Ints, Market
 from aggregator.newton import PRICE_US_MAX, Ascent, level, overflow_cost, paid, supply
 from aggregator.pruning import BOX, prune
-from aggregator.rounding import FULL, Rounded, choose, choose_open, expense, repair
+from aggregator.rounding import FULL, Rounded, choose, choose_open, expense, repair, weighed, worth
 
 HAIRCUT = 2e-4
 """Share of each capacity that prices are sought without, so that rounding has room to work in."""
@@ -66,9 +69,11 @@ COLD = (
 )
 WARM = (Stage(150.0, 2_000.0, 5e-3, rounds_max=3),)
 SHORT = (
-    Stage(64_000.0, np.inf, 2e-2, 100_000),
-    Stage(16_000.0, np.inf, 2e-2, 100_000),
-    Stage(4_000.0, np.inf, 1e-2, rounds_max=2),
+    Stage(64_000.0, np.inf, 2e-2, 30_000, steps_max=20),
+    Stage(16_000.0, np.inf, 2e-2, 30_000, steps_max=20),
+    Stage(4_000.0, np.inf, 2e-2, 30_000, steps_max=20),
+    Stage(1_000.0, np.inf, 1e-2, 100_000, steps_max=20),
+    Stage(300.0, np.inf, 5e-3, steps_max=12),
 )
 """When not all demand fits, nearly every resource has a price, far above what paths differ by."""
 FINER = (
@@ -85,6 +90,10 @@ LOST_MIN = 2e-3
 """A gap from which on the old prices are no good start."""
 GAP_MAX, WARM_GAP_MAX = 1e-3, 1.25e-3
 """Of the bound, how much more a solution may cost that is good enough."""
+COLUMNS_MAX = 150_000
+"""Open candidates of which the exact programme still takes no longer than finer stages."""
+WHOLE = 1 - 1e-9
+"""A larger share is the whole row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +103,22 @@ class Cleared:
     price_us: F64
     """[r]"""
     at: Ints
-    """[n], the chosen candidate of each row."""
+    """[n], the chosen candidate of each row; of a split row, the one with most of it."""
+    split: Ints
+    """[s], rows that are split."""
+    part: F64
+    """[s, k], their shares."""
     load: F64
     """[r]"""
     bound: float
     """Demand times cost that no assignment can go below, overflow included."""
+
+    def share(self, columns: int) -> F64:
+        """[n, k], what of each row goes to each candidate."""
+        share = np.zeros((len(self.at), columns))
+        share[np.arange(len(share)), self.at] = 1.0
+        share[self.split] = self.part
+        return share
 
 
 def clear(market: Market, crew: Crew, warm_us: F64 | None = None) -> Cleared:
@@ -108,7 +128,10 @@ def clear(market: Market, crew: Crew, warm_us: F64 | None = None) -> Cleared:
     if warm_us is not None and not short and first.gap > LOST_MIN:
         first = _better(first, _rounded(market, *seek(market, crew), crew))
     gap_max = GAP_MAX if warm_us is None else WARM_GAP_MAX
-    return (first if short else _finer(market, first, gap_max, crew)).cleared
+    if short or first.good(market, gap_max):
+        return first.cleared
+    ended = _exact(market, first, crew)
+    return (_finer(market, first, gap_max, crew) if ended is None else ended).cleared
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +146,10 @@ class _Solution:
         """Of the bound, how much more it costs."""
         return (self.spent - self.cleared.bound) / max(self.cleared.bound, 1.0)
 
+    def good(self, market: Market, gap_max: float) -> bool:
+        """Whether it costs little more than the bound, and nothing is too full."""
+        return self.gap <= gap_max and not (self.cleared.load > market.capacity * FULL).any()
+
 
 def _better(one: _Solution, other: _Solution) -> _Solution:
     """The cheaper one, with the better bound: each holds for both."""
@@ -131,13 +158,27 @@ def _better(one: _Solution, other: _Solution) -> _Solution:
     return replace(best, cleared=replace(best.cleared, bound=bound))
 
 
+def _exact(market: Market, start: _Solution, crew: Crew) -> _Solution | None:
+    """The optimum, few rows of which are split; None where that would take too long."""
+    found = exact.solve(market, start.cleared.price_us, COLUMNS_MAX)
+    if found is None:
+        return None
+    share, price = found.share, found.price_us
+    at = share.argmax(axis=1).astype(np.int16)
+    split = np.flatnonzero(share[np.arange(len(at)), at] < WHOLE)
+    bound = worth(market, price, crew) - paid(market.capacity, price)
+    load, spent = weighed(market, share)
+    cleared = Cleared(price, at, split, share[split], load, bound)
+    return _better(_Solution(cleared, spent + overflow_cost(market.capacity, load)), start)
+
+
 def _finer(market: Market, best: _Solution, gap_max: float, crew: Crew) -> _Solution:
     """Solved on at lower temperatures, as long as the certificate is not good enough."""
     cut = _cut(market)
     for stage in FINER:
         load = best.cleared.load
         over = np.where(market.limited, load - market.capacity * FULL, 0.0)
-        if best.gap <= gap_max and not (over > 0).any():
+        if best.good(market, gap_max):
             break
         # What rounding cannot empty asks for a higher price.
         cut = replace(cut, capacity=np.maximum(cut.capacity - SHIFT * np.maximum(over, 0.0), 0.0))
@@ -155,7 +196,8 @@ def _rounded(market: Market, price: F64, chosen: Rounded, crew: Crew) -> _Soluti
     bound = chosen.value - paid(market.capacity, price)
     repair(market, chosen, price, crew)
     spent = expense(market, chosen.at, crew) + overflow_cost(market.capacity, chosen.load)
-    return _Solution(Cleared(price, chosen.at, chosen.load, bound), spent)
+    none = np.zeros(0, np.int64), np.zeros((0, market.cost_us.shape[1]))
+    return _Solution(Cleared(price, chosen.at, *none, chosen.load, bound), spent)
 
 
 def _cut(market: Market) -> Market:

@@ -228,6 +228,50 @@ def _expense(cost: F32, demand: F32, at: Ints, first: int, last: int) -> float:
     return total
 
 
+def weighed(market: Market, share: F64) -> tuple[F64, float]:
+    """The load of shares, and demand times their cost."""
+    load = np.zeros(len(market.capacity))
+    arrays = (market.cost_us, market.pop, market.link, market.demand)
+    return load, _weigh_shares(arrays, share, load)
+
+
+@kernel
+def _weigh_shares(market: Arrays, share: F64, load: F64) -> float:
+    cost, pop, link, demand = market
+    total = 0.0
+    for i in range(len(demand)):
+        for c in range(cost.shape[1]):
+            own = share[i, c] * demand[i]
+            if own > 0:
+                load[pop[i, c]] += own
+                load[link[i, c]] += own
+                total += own * cost[i, c]
+    return total
+
+
+def worth(market: Market, price_us: F64, crew: Crew) -> float:
+    """Demand times the cheapest priced cost, summed; less what the supply is paid, a bound."""
+    arrays = (market.cost_us, market.pop, market.link, market.demand)
+
+    def work(first: int, last: int) -> float:
+        return _worth(arrays, price_us, first, last)
+
+    return sum(crew.each(len(market), work))
+
+
+@kernel
+def _worth(market: Arrays, price: F64, first: int, last: int) -> float:
+    cost, pop, link, demand = market
+    total = 0.0
+    for i in range(first, last):
+        best = np.inf
+        for c in range(cost.shape[1]):
+            if cost[i, c] < best:
+                best = min(best, cost[i, c] + (price[pop[i, c]] + price[link[i, c]]))
+        total += demand[i] * best
+    return total
+
+
 @kernel
 def _best_with_room(i: int, k: int, market: Arrays, price: F32, load: F64, room: F64) -> int:
     """Row i's least priced candidate with room for it, other than k; -1 when there is none."""

@@ -69,6 +69,12 @@ class Problem:
     terms: Terms | None = None
     """Weights, prices and places, for policies that go by them; None: all POPs are alike."""
 
+    @property
+    def resource_bps(self) -> F64:
+        """[p + l + 1]: POPs, links, and what candidates without a link use, which has no limit."""
+        links = np.zeros(0) if self.link_bps is None else self.link_bps
+        return np.concatenate([self.capacity_bps, links, [np.inf]])
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -85,6 +91,9 @@ class Assignment:
     no bound is known."""
     link_price_us: F64 = field(default_factory=lambda: np.zeros(0))
     """[l], like `price_us`."""
+    moving_bound_us: float = np.nan
+    """The bound for mean cost and what moving costs, which is what is minimised: how far from it
+    an assignment is, is its optimality gap."""
 
 
 def greedy(problem: Problem) -> Assignment:

@@ -87,3 +87,21 @@ def _weigh(share: F64, values: Columns, mean: F64) -> None:
                 placed = True
                 total += share[row, c] * values[row, c]
         mean[row] = total if placed else np.nan
+
+
+def moved_us(share: F64, present: F64, move_us: Columns) -> F64:
+    """[n], what the moves from present shares to others cost; nothing for a row that is new."""
+    paid = np.empty(len(share))
+    _pay(share, present, move_us, paid)
+    return paid
+
+
+@kernel
+def _pay(share: F64, present: F64, move: Columns, paid: F64) -> None:
+    for row in range(len(share)):
+        total, held = 0.0, 0.0
+        for c in range(share.shape[1]):
+            held += present[row, c]
+            if share[row, c] > present[row, c]:
+                total += (share[row, c] - present[row, c]) * move[row, c]
+        paid[row] = total if held > 0 else 0.0

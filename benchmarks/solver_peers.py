@@ -1,7 +1,8 @@
 """What others take for the same market: HiGHS for the linear programme, OR-Tools for the flow.
 
 Links lie behind one POP each, so the market is also a flow: row, link, POP, sink. A minimum cost
-flow needs whole numbers; demands are rounded to thousandths of the mean. OR-Tools is optional.
+flow needs whole numbers; demands are rounded to thousandths of the mean. OR-Tools is optional. How
+much fits at all is a maximum flow, by SciPy.
 """
 
 import time
@@ -13,12 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import linprog
+from scipy.sparse.csgraph import maximum_flow
 
-from aggregator.market import Ints, Market
+from aggregator.market import DEAR_US, Ints, Market
 from aggregator.newton import OVERFLOW_US
+from benchmarks.solver_world import Shape, make_market
 
 DEMAND_STEPS = 1_000
 """Whole units of the mean demand in the flow."""
+HIGHS_S_MAX = 600.0
+WHOLE_STEPS = 1_500_000_000
+"""Whole units of all demand where only the amount counts: what 32 bits hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +36,7 @@ class Peer:
     wall_s: float
     cpu_s: float
     mean_us: float
-    """Demand-weighted cost of its solution; overload, if any, at its price."""
+    """Demand-weighted cost of its solution; overload, if any, at its price. NaN: there is none."""
 
 
 def has_flow() -> bool:
@@ -38,8 +44,9 @@ def has_flow() -> bool:
     return util.find_spec("ortools") is not None
 
 
-def highs(market: Market) -> Peer:
+def highs(shape: Shape) -> Peer:
     """The whole linear programme, every candidate a column, by HiGHS's own choice of method."""
+    market = make_market(shape)
     n, k = market.cost_us.shape
     limited = np.flatnonzero(market.limited)
     number = np.full(len(market.capacity), -1)
@@ -63,16 +70,23 @@ def highs(market: Market) -> Peer:
         A_eq=whole,
         b_eq=np.ones(n),
         method="highs",
+        options={"time_limit": HIGHS_S_MAX},
     )
     wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
-    mean = float(found.fun) * scale / float(market.demand.sum(dtype=np.float64))
+    whole = float(market.demand.sum(dtype=np.float64))
+    mean = float(found.fun) * scale / whole if found.success else float("nan")
     return Peer("HiGHS", n, wall_s, cpu_s, mean)
 
 
-def flow(market: Market, pops: int) -> Peer:
-    """OR-Tools' minimum cost flow; resources below `pops` are POPs, the others their links."""
+def flow(shape: Shape) -> Peer:
+    """OR-Tools' minimum cost flow.
+
+    It brings a HiGHS of its own, which does not load beside another: no module that this one
+    imports may import that.
+    """
     from ortools.graph.python import min_cost_flow
 
+    market, pops = make_market(shape), shape.pops
     n, r = len(market), len(market.capacity)
     unit = float(market.demand.mean()) / DEMAND_STEPS
     demand = np.maximum(np.rint(market.demand / unit), 1).astype(np.int64)
@@ -102,6 +116,29 @@ def flow(market: Market, pops: int) -> Peer:
     good = status == graph.OPTIMAL
     mean = graph.optimal_cost() / whole if good else float("nan")
     return Peer("OR-Tools flow", n, wall_s, cpu_s, mean)
+
+
+def unavoidable(market: Market) -> float:
+    """Of all demand, what no assignment places within the capacities: all less a maximum flow.
+
+    Demands are rounded down and capacities up, so that what is told is really unavoidable.
+    """
+    (n, k), r = market.cost_us.shape, len(market.capacity)
+    unit = float(market.demand.sum(dtype=np.float64)) / WHOLE_STEPS
+    demand = np.floor(market.demand / unit).astype(np.int32)
+    room = np.minimum(np.ceil(market.capacity / unit), WHOLE_STEPS).astype(np.int32)
+    home = _homes(market, r)
+    pop, link = np.unique(market.pop).astype(np.int64), np.unique(market.link).astype(np.int64)
+    source, sink = n + r, n + r + 1
+    tail = [np.full(n, source), np.repeat(np.arange(n), k), n + link, n + pop]
+    head = [np.arange(n), n + market.link.ravel().astype(np.int64), n + home[link]]
+    head.append(np.full(len(pop), sink))
+    usable = np.where(market.cost_us < DEAR_US, demand[:, None], 0).ravel()
+    size = np.concatenate([demand, usable, room[link], room[pop]])
+    ends = np.concatenate(tail), np.concatenate(head)
+    graph = sparse.csr_matrix((size, ends), (sink + 1, sink + 1))
+    flow_value = maximum_flow(graph, source, sink).flow_value
+    return 1.0 - float(flow_value) / float(demand.sum(dtype=np.int64))
 
 
 def _homes(market: Market, resources: int) -> Ints:

@@ -17,9 +17,10 @@ from aggregator.market import Market, crew
 from aggregator.newton import OVERFLOW_US, overflow_cost, paid
 from aggregator.optimum import optimum
 from aggregator.policy import POLICIES
-from aggregator.prices import clear
-from aggregator.rounding import choose
+from aggregator.prices import Cleared, clear
+from aggregator.rounding import choose, weighed
 from aggregator.solve import NOWHERE, Problem, greedy
+from benchmarks.solver_peers import unavoidable
 from benchmarks.solver_world import Shape, changed, make_market
 
 F64 = NDArray[np.float64]
@@ -181,6 +182,16 @@ def test_prices_of_another_day_lead_to_the_same_optimum(p: Problem, change: floa
         assert mean_us(p, warm.share) == pytest.approx(mean_us(p, cold.share), rel=1e-4)
 
 
+def judged(market: Market, cleared: Cleared) -> tuple[float, float]:
+    """Of the bound, how much more it costs, overload included; of all demand, what is too much."""
+    share = cleared.share(market.cost_us.shape[1])
+    np.testing.assert_allclose(share.sum(axis=1), 1.0, atol=1e-9)
+    load, spent = weighed(market, share)
+    np.testing.assert_allclose(load, cleared.load, rtol=1e-6, atol=1e-6 * market.demand.sum())
+    excess = np.maximum(load - market.capacity, 0.0).sum() / market.demand.sum()
+    return (spent + overflow_cost(market.capacity, load)) / cleared.bound - 1, float(excess)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_large_market_is_cleared_within_a_fraction_of_its_bound(seed: int) -> None:
     sold = make_market(Shape(rows=60_000, pops=100, seed=seed))
@@ -191,10 +202,55 @@ def test_a_large_market_is_cleared_within_a_fraction_of_its_bound(seed: int) -> 
         warm = clear(later, workers, cold.price_us)
 
     for market, cleared in ((sold, cold), (later, warm)):
-        cost = market.cost_us[np.arange(len(market)), cleared.at].astype(np.float64)
-        spent = float(cost @ market.demand)
-        assert (cleared.load <= market.capacity * (1 + 1e-5)).all()
-        assert cleared.bound <= spent <= cleared.bound * 1.005
+        gap, excess = judged(market, cleared)
+        assert -1e-6 <= gap <= 0.0015
+        assert excess <= 1e-6
+
+
+def test_a_market_that_is_nearly_full_is_cleared_without_overload() -> None:
+    sold = make_market(Shape(rows=20_000, pops=100, seed=2, utilisation=0.95))
+
+    with crew() as workers:
+        cleared = clear(sold, workers)
+
+    gap, excess = judged(sold, cleared)
+    assert unavoidable(sold) == 0
+    assert -1e-6 <= gap <= 0.0015
+    assert excess <= 1e-6
+
+
+def test_where_staying_is_worth_much_the_certificate_is_as_good() -> None:
+    sold = make_market(Shape(rows=40_000, pops=60, seed=3))
+    with crew() as workers:
+        first = clear(sold, workers)
+        later = changed(sold, 0.05, 3)
+        cost = later.cost_us + np.float32(8_000)
+        row = np.arange(len(later))
+        cost[row, first.at] = later.cost_us[row, first.at]
+        sticky = replace(later, cost_us=cost)
+
+        warm = clear(sticky, workers, first.price_us)
+
+    gap, excess = judged(sticky, warm)
+    assert -1e-6 <= gap <= 0.0015
+    assert excess <= 1e-6
+    assert np.mean(warm.at != first.at) < 0.05
+
+
+@given(small_problems(0, 0.5, 1.4))
+@settings(max_examples=100, deadline=None)
+def test_what_no_assignment_avoids_is_known(p: Problem) -> None:
+    """The judge of the benchmark, held to the linear programme."""
+    sold = market(p)
+    # Each POP with one link that is as large.
+    pops = len(p.capacity_bps)
+    links = np.where(sold.pop < pops, sold.pop + pops + 1, sold.link)
+    capacity = np.concatenate([sold.capacity, p.capacity_bps])
+    demand = float(sold.demand.sum(dtype=np.float64))
+
+    told = unavoidable(replace(sold, link=links, capacity=capacity))
+
+    assert told == pytest.approx(exact(p, 1e9)[1] / demand, abs=1e-5)
 
 
 def test_prices_and_rounding_reach_what_the_exact_way_reaches(
@@ -285,10 +341,9 @@ def test_an_overload_is_spread_over_all_pops_and_links() -> None:
     with crew() as workers:
         cleared = clear(sold, workers)
 
-    cost = sold.cost_us[np.arange(len(sold)), cleared.at].astype(np.float64)
-    spent = float(cost @ sold.demand) + overflow_cost(sold.capacity, cleared.load)
+    gap, _ = judged(sold, cleared)
     assert (cleared.load / sold.capacity).max() < 1.5
-    assert cleared.bound <= spent <= cleared.bound * 1.06
+    assert 0 <= gap <= 0.03
 
 
 @pytest.mark.parametrize("exact_rows", [0, 10_000])
