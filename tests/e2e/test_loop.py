@@ -177,6 +177,21 @@ def test_a_drain_empties_a_pop_at_once_and_ends_by_itself(loop: Loop) -> None:
     assert time.monotonic() - ordered_s >= DRAIN_S
 
 
+def test_a_drain_and_its_end_wait_for_no_table(loop: Loop) -> None:
+    asker, world = loop.asker(), loop.world
+    _, pop = best_served(loop, asker)
+    prefixes = held_by(asker, world, pop)[:20]
+    order(loop, "freeze", "--for", "30s", "--why", "no table may help the drain")
+
+    order(loop, "drain", pop, "--for", "10m", "--why", "the test empties it")
+    left = wait_until(lambda: all(asker.ask(p) != pop for p in prefixes), 2 * DOWN_S)
+    order(loop, "undrain", pop, "--why", "the test is over")
+    back = wait_until(lambda: any(asker.ask(p) == pop for p in prefixes), 2 * DOWN_S)
+
+    assert left < DOWN_S
+    assert back < DOWN_S
+
+
 def test_an_overloaded_pop_sheds(loop: Loop) -> None:
     asker, world = loop.asker(), loop.world
     _, pop = best_served(loop, asker)
