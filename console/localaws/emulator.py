@@ -25,7 +25,8 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from console.localaws.identity import REGION
 from console.localaws.messages import Request, Response
 
-METRICS_MAX = 20_000
+METRICS_MAX = 5_000
+"""Ten minutes of all processes; each takes about a kilobyte."""
 BACKENDS_MAX = 64
 
 _SIGNED_FOR = re.compile(r"(Credential=[^/,\s]+/\d{8}/)[^/,\s]+/")
