@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aggregator import blocks, fold_rtt, packing
@@ -120,7 +120,6 @@ def limits(block_rows: int, part_bits_max: int, pairs_max: int = 65_536) -> Iter
         yield
 
 
-@settings(deadline=None)  # the first call compiles
 @given(
     st.lists(batches_given(), min_size=1, max_size=3),
     st.sampled_from([20, 64, 1 << 17]),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator import settings as consumer_settings
@@ -101,7 +101,6 @@ samples_given = st.lists(
 )
 
 
-@settings(deadline=None)  # the first call compiles
 @given(
     st.dictionaries(st.integers(0, len(PREFIXES) - 1), degrees),
     st.lists(samples_given, min_size=1, max_size=3),
