@@ -8,7 +8,8 @@ Answers can be steered, the offset cannot. So
 - the load loop sheds just so much of the steerable load that the POP comes down to its aim, with
   the share that is already displaced but still on its way (a cache keeps its answer for the TTL)
   counted as done, a dead band, and a slow release after a dwell time;
-- the latency loop plans with the capacity that the offset leaves, and the same dwell time.
+- the latency loop plans with the capacity that the offset leaves; where its table takes away what
+  a POP sheds, it takes the shed over, and what the table has under way is not shed again.
 
 Never both on the same error: the table answers the offset, which a shed does not change.
 """
@@ -170,12 +171,33 @@ class LoadLoop:
         foreign = np.maximum(used - explained_bps, 0.0)
         seen = np.minimum(explained_bps, used) / np.maximum(1 - self._effect, 1 - SHED_MAX)
         over = known & (used > self._start * capacity)
-        raised = self._wanted(known, over, foreign, seen, capacity)
+        raised = self._wanted(known, over, foreign, seen * self._relieved(planned_bps), capacity)
         # What others shed onto a POP is theirs to take back: it may raise a shed, when the POP is
         # too full now, but it never holds one up. Else POPs would shed onto each other for ever.
         own = np.minimum(seen, self._settled_bps)
         held = self._wanted(known, self.shed > 0, foreign, own, capacity)
         self._shed(np.where(over, raised, 0.0), held, now_ms)
+
+    def _relieved(self, planned_bps: F64) -> F64:
+        """[p], the part of what answers bring that is left by the tables under way."""
+        planned, settled = np.nan_to_num(planned_bps), self._settled_bps
+        left = np.divide(planned, settled, out=np.ones(len(settled)), where=settled > planned)
+        return np.asarray(left)
+
+    def hand_over(self, before_bps: F64, after_bps: F64) -> None:
+        """A new table that takes from a POP what it sheds takes the shed's place, at once.
+
+        The answers to come bring the POP what they brought, no more and no less than the table
+        says: shed on top of that, it would be emptied twice and its users sent back a minute later.
+
+        Args:
+            before_bps: [p], what the table in force brings at today's demand.
+            after_bps: [p], what the new one brings.
+        """
+        brought = (1 - self.shed) * before_bps
+        kept = np.divide(brought, after_bps, out=np.ones(len(brought)), where=after_bps > 0)
+        shed = np.clip(1 - kept, 0.0, self.shed)
+        self._put(np.where(shed < SHED_BAND, 0.0, shed), self._last_ms)
 
     def _brought(self, measured_ms: int, answered: InFlight) -> F64:
         """[p], what answers brought when the load was measured.

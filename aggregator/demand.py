@@ -6,6 +6,11 @@ in the middle, which one POP's foreign load cannot bend. While there are few rep
 demand of the targets file rules; each query that is seen takes weight from it (a Dirichlet prior
 of `PRIOR_QUERIES` queries for each prefix).
 
+Proportions between prefixes need a long memory, or they would jump whenever caches ask together.
+A crowd that comes to a region is seen in a short one all the same, where prefixes are taken
+together that were answered the same POP: what they bring above the usual, beyond the noise of
+single answers, is given to each in proportion.
+
 Answers of a further set of a table (see `popsteer.table`) are reported under `POP/number of the
 set`, so the demand of a prefix is known by set. A prefix of which little was seen is split like
 all demand is, and before any report as the configuration expects it.
@@ -26,6 +31,9 @@ from popsteer.names import demand_subject
 HALF_LIFE_S = 60.0
 """Longer than the TTL, so that every cache asks a few times within it."""
 PRIOR_QUERIES = 4.0
+GROWTH_SIGMAS = 1.0
+"""Of the noise of single answers, taken as independent: so much growth is not believed. Caches
+that keep to the TTL ask more evenly than that; for them it is more than two sigmas."""
 FILLED_TTLS_MIN = 1.5
 """Reports are not believed for so many TTLs after the first, and fully after twice as many."""
 SCALE_MIN, SCALE_MAX = 1e-4, 1e4
@@ -51,6 +59,10 @@ class Demand:
         self._bits = np.zeros(0)
         self._further_bits = [np.zeros(0) for _ in expected[1:]]
         """By further set, of the bits above."""
+        # With the short memory of what is in flight; the squares are of single answers.
+        self._recent_bits, self._recent_squares = np.zeros(0), np.zeros(0)
+        self._home = np.zeros(0, np.int64)
+        """[rows], the POP that each prefix was last answered."""
         self._pop_bits = np.zeros(len(pops))
         self._answers = Reported(len(pops), Kernel(ttl_s))
         self._queries = 0.0
@@ -89,16 +101,38 @@ class Demand:
         known = row != UNKNOWN
         self._bits = _longer(self._bits, int(row.max()) + 1)
         self._bits += np.bincount(row[known], (weight * bits)[known], len(self._bits))
+        here = known & (subject >= 0)
+        flying = np.exp(-late_ms / self._flight_ms) * bits
+        self._add_recent(row[here], subject[here] % pops, flying[here], queries[here])
         self._queries += float((weight * queries).sum())
         for number, old in enumerate(self._further_bits, 1):
             own = known & (subject // pops == number)
             more = np.bincount(row[own], (weight * bits)[own], len(self._bits))
             self._further_bits[number - 1] = _longer(old, len(self._bits)) + more
-        flying = np.exp(-late_ms / self._flight_ms) * bits
         told = subject >= 0
         self._pop_bits += np.bincount(subject[told] % pops, flying[told], pops)
         end_ms = self._as_of_ms - late_ms[told]
         self._answers.add(end_ms, subject[told] % pops, bits[told])
+
+    def _add_recent(self, row: Rows, pop: Rows, bits: F64, queries: NDArray[np.uint64]) -> None:
+        rows = len(self._bits)
+        self._recent_bits = _longer(self._recent_bits, rows)
+        self._recent_bits += np.bincount(row, bits, rows)
+        self._recent_squares = _longer(self._recent_squares, rows)
+        self._recent_squares += np.bincount(row, bits**2 / np.maximum(queries, 1), rows)
+        self._home = np.append(self._home, np.zeros(rows - len(self._home), np.int64))
+        self._home[row] = pop
+
+    def _grown_bits(self) -> F64:
+        """[rows], the reported bits with the growth of each prefix's neighbours under its POP."""
+        pops, home = len(self._pop_bits), self._home
+        recent = np.bincount(home, self._recent_bits, pops)
+        usual = np.bincount(home, self._bits, pops) * (recent.sum() / self._bits.sum())
+        noise = GROWTH_SIGMAS * np.sqrt(np.bincount(home, self._recent_squares, pops))
+        more = np.sign(recent - usual) * np.maximum(np.abs(recent - usual) - noise, 0.0)
+        growth = np.divide(more, usual, out=np.zeros(pops), where=usual > 0)
+        grown: F64 = self._bits * (1 + growth[home])
+        return grown
 
     def _advance(self, end_ms: int, start_ms: int) -> None:
         if not self._since_ms:
@@ -107,6 +141,9 @@ class Demand:
             passed_ms = end_ms - self._as_of_ms
             faded = 2.0 ** (-passed_ms / (HALF_LIFE_S * SECOND_MS))
             self._bits *= faded
+            short = np.exp(-passed_ms / self._flight_ms)
+            self._recent_bits *= short
+            self._recent_squares *= short * short
             self._further_bits = [bits * faded for bits in self._further_bits]
             self._pop_bits *= np.exp(-passed_ms / self._flight_ms)
             self._queries *= faded
@@ -154,7 +191,8 @@ class Demand:
         # Proportions from a long memory, the sum from what is in flight: a flash crowd shows at
         # once, and no single prefix jumps because its caches asked together.
         in_flight_bps = float(self.reported_bps().sum())
-        reported = _longer(self._bits, rows)[:rows] / whole * in_flight_bps
+        grown = self._grown_bits()
+        reported = _longer(grown, rows)[:rows] / float(grown.sum()) * in_flight_bps
         wanted: F64 = trust * self.scale(load_bps) * reported + (1 - trust) * prior
         return wanted
 

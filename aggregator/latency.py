@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aggregator import cycle
 from aggregator.chores import Chores
+from aggregator.compare import load_bps
 from aggregator.control import Arbiter, LoadLoop
 from aggregator.egress import Egress
 from aggregator.estimate import Estimates
@@ -344,6 +345,8 @@ class LatencyLoop:
         self._rollouts = [one.rollout for one in outcomes]
         self.reference.accept(estimates, now.load.rated_bps, pops)
         self.brings_bps = np.sum([cycle.planned_bps(one, pops) for one in outcomes], axis=0)
+        held = [load_bps(one.before, one.demand_bps, pops) for one in outcomes]
+        self._loop.hand_over(np.sum(held, axis=0), self.brings_bps)
         publisher.note(published)
         self._witness(published.meta.generation, outcomes, inputs)
 

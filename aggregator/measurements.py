@@ -22,8 +22,9 @@ from popsteer.samples import Kind
 from popsteer.store import ObjectStore
 from popsteer.targets import Targets
 
-HALF_LIVES_READ = 6
-"""Partials older than so many half-lives of an estimate would hardly weigh."""
+HALF_LIVES_READ = 2
+"""Of an estimate: so far back a new planner reads. Older partials would have a quarter of the
+weight, and reading them keeps the first table waiting."""
 SIGNAL_HORIZON_S = 60
 BULK_HORIZON_S_MIN = 120
 

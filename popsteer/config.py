@@ -270,8 +270,9 @@ class Plan(Section, frozen=True, kw_only=True):
     state_period_s: Positive = 2.0
     target_utilisation: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.82
     """Share of a capacity that the table fills; the rest absorbs noise and cached answers."""
-    estimate_half_life_s: Positive = 30.0
-    """Weight of an RTT sample halves in this time."""
+    estimate_half_life_s: Positive = 120.0
+    """Weight of an RTT sample halves in this time. A change of path does not wait for it: two
+    windows that agree are believed."""
     age_s_max: Positive = 600.0
     """An estimate older than this is unknown."""
     move_gain_ms: NotNegative = 8.0

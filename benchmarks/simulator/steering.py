@@ -163,6 +163,9 @@ class Production:
         if outcome is None or not self._passes(outcome, inputs, estimates, self._load):
             return None
         self._reference.accept(estimates, self._load.rated_bps, len(self.fleet.pops))
+        pops = len(self.fleet.pops)
+        held = load_bps(outcome.before, outcome.demand_bps, pops)
+        self.loop.hand_over(held, cycle.planned_bps(outcome, pops))
         self._in_force = outcome.table
         net, plen = self.prefixes.net, self.prefixes.plen
         self._said = answers(outcome.table, net, plen, self.fleet.pops)

@@ -94,6 +94,34 @@ def test_a_step_of_foreign_load_is_shed_and_does_not_oscillate() -> None:
     assert np.abs(np.diff(np.array(plant.sheds)[-60:, 0])).max() < 0.1
 
 
+def test_a_table_that_takes_what_is_shed_ends_the_shed() -> None:
+    plant = Plant([110, 30, 30], [0, 0, 0])
+    plant.run(60)
+    shed = float(plant.loop.shed[0])
+    assert shed > 0.1
+
+    plant.loop.hand_over(plant.wanted, np.array([105.0, 35.0, 30.0]))
+    part = float(plant.loop.shed[0])
+    plant.loop.hand_over(np.array([105.0, 35.0, 30.0]), np.array([80.0, 45.0, 45.0]))
+
+    assert (1 - part) * 105 == pytest.approx((1 - shed) * 110)
+    assert plant.loop.shed.tolist() == [0, 0, 0]
+
+
+def test_what_a_table_has_under_way_is_not_shed_again() -> None:
+    relieved, held = Plant([80, 30, 30], [0, 0, 0]), Plant([80, 30, 30], [0, 0, 0])
+    for plant in (relieved, held):
+        plant.run(300)
+        plant.foreign = np.array([35.0, 0, 0])
+    relieved.wanted = np.array([60.0, 55.0, 55.0])
+
+    for plant in (relieved, held):
+        plant.run(6, noise=0.0)
+
+    assert relieved.held[0] > 70  # the table hardly shows yet
+    assert relieved.loop.shed[0] < 0.6 * held.loop.shed[0]
+
+
 @pytest.mark.parametrize("lag_s", [8.0, 20.0, 60.0])
 def test_a_wrong_model_of_the_lag_does_not_oscillate_either(lag_s: float) -> None:
     plant = Plant([110, 30, 30], [0, 0, 0], lag_s)

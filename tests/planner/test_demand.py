@@ -81,6 +81,32 @@ def test_a_flash_crowd_shows_within_half_a_minute() -> None:
     assert demand.reported_bps().sum() > 0.1 * 1.7 * TRUTH_BPS.sum()
 
 
+def test_a_crowd_in_one_region_is_known_by_its_prefixes_within_half_a_minute() -> None:
+    demand, prefixes = watched(20)
+    crowd = np.where(AT == 0, 2.0, 1.0) * TRUTH_BPS
+    for number in range(20, 23):
+        start_ms = T0_MS + number * WINDOW_MS
+        bits = crowd * 0.1 * WINDOW_MS / 1e3
+        demand.observe([demand_partial(start_ms, NET, PLEN, POPS, AT, bits, 100)], prefixes)
+
+    grown = demand.bps(6, np.bincount(AT, crowd).astype(np.float64)) / TRUTH_BPS
+
+    # By the long memory alone it would be 1.3.
+    assert grown[AT == 0].min() > 1.55 * grown[AT != 0].max()
+
+
+def test_one_busy_cache_is_no_crowd() -> None:
+    demand, prefixes = watched(20)
+    busy = np.where(AT == 0, 2.0, 1.0) * TRUTH_BPS * 0.1 * WINDOW_MS / 1e3
+    start_ms = T0_MS + 20 * WINDOW_MS
+    before = demand.bps(6, LOAD_BPS)
+
+    demand.observe([demand_partial(start_ms, NET, PLEN, POPS, AT, busy, queries=1)], prefixes)
+
+    share, share_before = (one / one.sum() for one in (demand.bps(6, LOAD_BPS), before))
+    assert share == pytest.approx(share_before, rel=0.1)
+
+
 def test_what_is_in_flight_follows_a_move_within_two_ttls() -> None:
     demand, prefixes = watched(20)
     moved = np.array([1, 1, 2, 1, 1, 2])
