@@ -111,13 +111,27 @@ def run(
     shape = Shape(rows, pops, candidates, seed, utilisation)
     main = _apart(_measure, shape, change, RUNS)
     screen.print(f"compiled or loaded in {main.compile_s:.1f} s, not part of any time below")
-    solved, peers = list(main.solved), []
+    solved = list(main.solved)
     figures = _main_figures(main, shape, change)
     if many_rows:
         many = _apart(_measure, replace(shape, rows=many_rows), change, MANY_RUNS).solved
         longer = max(many_rows / MANY_ROWS, 1.0) * _larger(replace(shape, rows=0))
         figures += _judgement(many[0], f"{many_rows:,} rows, cold", MANY_S_MAX * longer)
         solved += many
+    peers, beside = _compared(screen, shape, highs_rows, flow_rows, solved)
+    figures += beside
+    _show(screen, solved, peers)
+    if plots_dir is not None:
+        screen.print(f"wrote {_draw(solved, peers, plots_dir)}")
+    more = {"solved": [asdict(s) for s in solved], "peers": [asdict(p) for p in peers]}
+    return report(screen, figures, json_path, **more)
+
+
+def _compared(
+    screen: Console, shape: Shape, highs_rows: int, flow_rows: int, solved: list[Solved]
+) -> tuple[list[Peer], list[Figure]]:
+    """What the peers found, and how much more ours costs; solutions of their sizes are added."""
+    peers, figures = [], []
     wanted: list[tuple[int, Callable[[Shape], Peer]]] = [(highs_rows, highs)]
     if has_flow():
         wanted.append((flow_rows, flow))
@@ -132,11 +146,7 @@ def run(
             continue
         peers.append(found)
         figures.append(_beside(found, shape, solved))
-    _show(screen, solved, peers)
-    if plots_dir is not None:
-        screen.print(f"wrote {_draw(solved, peers, plots_dir)}")
-    more = {"solved": [asdict(s) for s in solved], "peers": [asdict(p) for p in peers]}
-    return report(screen, figures, json_path, **more)
+    return peers, figures
 
 
 def _beside(peer: Peer, shape: Shape, solved: list[Solved]) -> Figure:
