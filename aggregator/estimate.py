@@ -113,77 +113,17 @@ class Estimator:
         """Learn from one window. Windows may come late and in any order."""
         at = self._places(window.key)
         pairs = self._pairs
+        last_ms = pairs.last_ms[at]
         # Late windows count for as little as if they had come in time and aged since.
-        ahead_ms = np.maximum(window.end_ms - pairs.last_ms[at], 0)
-        behind_ms = np.maximum(pairs.last_ms[at] - window.end_ms, 0)
-        faded = self._decay(ahead_ms)
+        faded = self._decay(np.maximum(window.end_ms - last_ms, 0))
+        behind_ms = np.maximum(last_ms - window.end_ms, 0)
         weight = self._decay(np.where(pairs.samples[at] > 0, behind_ms, 0))
-        pairs.windows[at] *= faded
-        pairs.samples[at] = pairs.samples[at] * faded + weight * (window.answered + window.lost)
-        pairs.lost[at] = pairs.lost[at] * faded + weight * window.lost
-        pairs.last_ms[at] = np.maximum(pairs.last_ms[at], window.end_ms)
         telling = _telling(window, pops) & (weight > 0.5)
-        self._learn(at[telling], _seen_us(window, pairs.level_us[at])[telling], window, telling)
-
-    def _learn(
-        self, at: NDArray[np.int64], seen_us: F64, window: RttWindow, telling: NDArray[np.bool_]
-    ) -> None:
-        pairs = self._pairs
-        level = pairs.level_us[at]
-        answered = np.isfinite(window.median_us[telling])
-        first = np.isnan(level) & answered
-        far = np.abs(seen_us - level) > outlier_us(level, pairs.deviation_us[at])
-        suspect = pairs.suspect_us[at]
-        newer = window.end_ms > pairs.suspect_ms[at]
-        agrees = np.sign(seen_us - level) == np.sign(suspect - level)
-        confirmed = far & np.isfinite(suspect) & agrees & newer
-        pairs.answered_ms[at[~np.isnan(level) | first]] = np.maximum(
-            pairs.answered_ms[at[~np.isnan(level) | first]], window.end_ms
-        )
-        self._begin(at[first], seen_us[first])
-        self._blend(at[~far & ~np.isnan(level)], seen_us[~far & ~np.isnan(level)])
-        self._jump(at[confirmed], seen_us[confirmed], suspect[confirmed])
-        # A second partial of the very window that raised the suspicion confirms nothing.
-        suspected = far & ~confirmed & newer
-        pairs.suspect_us[at[suspected]] = seen_us[suspected]
-        pairs.suspect_ms[at[suspected]] = window.end_ms
-
-    def _begin(self, at: NDArray[np.int64], seen_us: F64) -> None:
-        pairs = self._pairs
-        pairs.level_us[at] = pairs.floor_us[at] = seen_us
-        pairs.deviation_us[at] = PRIOR_DEVIATION_SHARE * seen_us + PRIOR_DEVIATION_US
-        pairs.windows[at] = 1.0
-
-    def _blend(self, at: NDArray[np.int64], seen_us: F64) -> None:
-        pairs = self._pairs
-        level, windows = pairs.level_us[at], pairs.windows[at]
-        distance = np.abs(seen_us - level)
-        pairs.level_us[at] = (windows * level + seen_us) / (windows + 1)
-        known = windows + PRIOR_WINDOWS
-        pairs.deviation_us[at] = (known * pairs.deviation_us[at] + distance) / (known + 1)
-        pairs.windows[at] = windows + 1
-        pairs.suspect_us[at] = np.nan
-        self._sink(at)
-
-    def _sink(self, at: NDArray[np.int64]) -> None:
-        floor = self._pairs.floor_us[at]
-        low = np.maximum(self._pairs.level_us[at], FLOOR_SHARE * floor)
-        self._pairs.floor_us[at] = np.minimum(floor, low)
-
-    def _jump(self, at: NDArray[np.int64], seen_us: F64, suspect_us: F64) -> None:
-        pairs = self._pairs
-        level = pairs.level_us[at]
-        nearer = np.where(np.abs(seen_us - level) < np.abs(suspect_us - level), seen_us, suspect_us)
-        floor = pairs.floor_us[at]
-        wonder = nearer < FALL_SHARE_BELIEVED * floor
-        slow = np.maximum(nearer, FALL_SHARE * np.minimum(level, floor))
-        nearer = np.where(wonder, slow, nearer)
-        pairs.level_us[at] = nearer
-        self._sink(at)
-        prior = PRIOR_DEVIATION_SHARE * nearer + PRIOR_DEVIATION_US
-        pairs.deviation_us[at] = np.maximum(prior, np.abs(seen_us - suspect_us) / 2)
-        pairs.windows[at] = 2.0
-        pairs.suspect_us[at] = np.nan
+        seen = (window.median_us, window.wait_us, window.answered, window.lost)
+        times = (pairs.last_ms, pairs.answered_ms, pairs.suspect_ms)
+        levels = (pairs.level_us, pairs.deviation_us, pairs.suspect_us, pairs.floor_us)
+        counts = (pairs.windows, pairs.samples, pairs.lost)
+        _learn(at, window.end_ms, seen, faded, weight, telling, levels, counts, times)
 
     def at(self, now_ms: int) -> Estimates:
         """All pairs whose RTT is known and not too old."""
@@ -238,6 +178,100 @@ class Estimator:
 
 
 @kernel
+def _learn(
+    at: NDArray[np.int64],
+    end_ms: int,
+    window: tuple[F64, F64, F64, F64],
+    faded: F64,
+    weight: F64,
+    telling: NDArray[np.bool_],
+    levels: tuple[F32, F32, F32, F32],
+    counts: tuple[F32, F32, F32],
+    times: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+) -> None:
+    """One window's pairs, by the rules at the top; `at` says where each stands, no two alike."""
+    medians, waits, answered, lost = window
+    level_us, deviation_us, suspect_us, _ = levels
+    windows, samples, lost_before = counts
+    last_ms, answered_ms, suspect_ms = times
+    far_sigmas = np.float32(OUTLIER_SIGMAS * SIGMA_OF_MEAN_DEVIATION)
+    for i in range(len(at)):
+        pair = at[i]
+        windows[pair] = windows[pair] * faded[i]
+        samples[pair] = samples[pair] * faded[i] + weight[i] * (answered[i] + lost[i])
+        lost_before[pair] = lost_before[pair] * faded[i] + weight[i] * lost[i]
+        last_ms[pair] = max(last_ms[pair], end_ms)
+        level, suspect = level_us[pair], suspect_us[pair]
+        if not telling[i] or (np.isnan(level) and not np.isfinite(medians[i])):
+            continue
+        answered_ms[pair] = max(answered_ms[pair], end_ms)
+        if np.isnan(level):
+            _begin(pair, medians[i], levels, windows)
+            continue
+        seen = medians[i]
+        if not np.isfinite(seen):
+            # It took at least what was waited, and is never below what is known.
+            seen = max(waits[i], np.float64(level)) if waits[i] == waits[i] else np.float64(level)
+        bound = max(far_sigmas * deviation_us[pair], np.float32(OUTLIER_SHARE) * level)
+        if not abs(seen - level) > max(bound, np.float32(OUTLIER_FLOOR_US)):
+            _blend(pair, seen, levels, windows)
+            continue
+        # A second partial of the very window that raised the suspicion confirms nothing.
+        if end_ms <= suspect_ms[pair]:
+            continue
+        if np.isfinite(suspect) and np.sign(seen - level) == np.sign(suspect - level):
+            _jump(pair, seen, levels, windows)
+            continue
+        suspect_us[pair] = seen
+        suspect_ms[pair] = end_ms
+
+
+@kernel
+def _begin(pair: int, seen_us: float, levels: tuple[F32, F32, F32, F32], windows: F32) -> None:
+    level, deviation, _, floor = levels
+    level[pair] = floor[pair] = seen_us
+    deviation[pair] = PRIOR_DEVIATION_SHARE * seen_us + PRIOR_DEVIATION_US
+    windows[pair] = 1.0
+
+
+@kernel
+def _blend(pair: int, seen_us: float, levels: tuple[F32, F32, F32, F32], windows: F32) -> None:
+    level, deviation, suspect, _ = levels
+    one, weight = np.float32(1), windows[pair]
+    distance = abs(seen_us - level[pair])
+    level[pair] = (weight * level[pair] + seen_us) / (weight + one)
+    known = weight + np.float32(PRIOR_WINDOWS)
+    deviation[pair] = (known * deviation[pair] + distance) / (known + one)
+    windows[pair] = weight + one
+    suspect[pair] = np.nan
+    _sink(pair, levels)
+
+
+@kernel
+def _sink(pair: int, levels: tuple[F32, F32, F32, F32]) -> None:
+    level, _, _, floor = levels
+    low = max(level[pair], np.float32(FLOOR_SHARE) * floor[pair])
+    floor[pair] = min(floor[pair], low)
+
+
+@kernel
+def _jump(pair: int, seen_us: float, levels: tuple[F32, F32, F32, F32], windows: F32) -> None:
+    level, deviation, suspect, floor = levels
+    suspected, before, lowest = suspect[pair], level[pair], floor[pair]
+    nearer = float(suspected)
+    if abs(seen_us - before) < abs(suspected - before):
+        nearer = seen_us
+    if nearer < np.float32(FALL_SHARE_BELIEVED) * lowest:
+        nearer = max(nearer, float(np.float32(FALL_SHARE) * min(before, lowest)))
+    level[pair] = nearer
+    _sink(pair, levels)
+    prior = PRIOR_DEVIATION_SHARE * nearer + PRIOR_DEVIATION_US
+    deviation[pair] = max(prior, abs(seen_us - suspected) / 2)
+    windows[pair] = 2.0
+    suspect[pair] = np.nan
+
+
+@kernel
 def _tell(
     given: tuple[F32, F32, F32, F32],
     lost: F32,
@@ -259,21 +293,6 @@ def _tell(
         told[1, i] = samples[i] * faded
         told[2, i] = max(now_ms - answered_ms[i], 0) / SECOND_MS
         told[3, i] = lost[i] / samples[i] if samples[i] > 0 else 0.0
-
-
-def outlier_us(level_us: Columns, deviation_us: Columns) -> F64:
-    """How far from the level a median is suspected."""
-    sigmas = OUTLIER_SIGMAS * SIGMA_OF_MEAN_DEVIATION * deviation_us
-    bound: F64 = np.maximum(np.maximum(sigmas, OUTLIER_SHARE * level_us), OUTLIER_FLOOR_US)
-    return bound
-
-
-def _seen_us(window: RttWindow, level_us: Columns) -> F64:
-    """The medians; a lost one is at least what was waited and never below what is known."""
-    seen: F64 = np.where(
-        np.isfinite(window.median_us), window.median_us, np.fmax(window.wait_us, level_us)
-    )
-    return seen
 
 
 def _telling(window: RttWindow, pops: int) -> NDArray[np.bool_]:
