@@ -152,13 +152,14 @@ def _dealt(cell: Cell, world: Path | None, policies: Sequence[str]) -> list[Work
 def _runs(screen: Console, timed: Work, works: Sequence[Work]) -> list[Run]:
     """All runs in the order of cells and policies, whoever is done first.
 
-    `timed` runs first and alone: two processes on the threads of one core slow each other down.
+    `timed` runs alone, as two processes on the threads of one core slow each other down, and last,
+    when the machine code of all that a run may need is on disk.
     """
     begun_s, done = time.monotonic(), 0
     found: list[Run] = []
     total = sum(len(work.policies) for work in (timed, *works))
     screen.print(f"{total} runs in {PROCESSES} processes …")
-    for work, runs in chain(run_all([timed], 1), run_all(works, PROCESSES)):
+    for work, runs in chain(run_all(works, PROCESSES), run_all([timed], 1)):
         found += runs
         done += len(runs)
         passed_s = time.monotonic() - begun_s
