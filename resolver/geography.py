@@ -8,7 +8,7 @@ known to belong is where it is.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from popsteer.config import Config
 from popsteer.errors import ConfigError
 from popsteer.geo import distance_km
-from popsteer.names import IPV6_BIT
+from popsteer.names import IPV6_BIT, dns_name
 from popsteer.table import CANDIDATES_MAX, NO_POP, NO_RTT, SHARE_WHOLE, Table, TableMeta, build
 
 POLICY = "geography"
@@ -112,20 +112,44 @@ def table_by_distance(
 def with_stand_ins(table: Table, config: Config) -> Table:
     """The table with up to `STAND_INS` more candidates in each row, without a share.
 
-    They are the POPs next to the row's first one, which has to have a location. About 0.3 s for a
-    million rows; nothing is done where no row has room.
+    They are the POPs next to the row's first one, which has to have a location, among those that
+    may serve. About 0.3 s for a million rows; nothing is done where no row has room.
     """
     places = {pop.id: pop.location for pop in config.pop if pop.location is not None}
-    numbers = [i for i, name in enumerate(table.pops) if name in places]
-    if len(numbers) < 2 or not len(table):
+    if len(places.keys() & set(table.pops)) < 2 or not len(table):
         return table
-    near = np.full((len(table.pops), STAND_INS + CANDIDATES_MAX), NO_POP, np.uint16)
-    at = np.array([places[table.pops[i]] for i in numbers], np.float64)
-    order = np.argsort(distance_km(at[:, 0], at[:, 1], at[:, 0], at[:, 1]), axis=1, kind="stable")
-    closest = np.array(numbers, np.uint16)[order][:, : near.shape[1]]
-    near[numbers, : closest.shape[1]] = closest
-    further = tuple(replace(one, pop=_filled(one.pop, near)) for one in table.further)
-    return replace(table, pop=_filled(table.pop, near), further=further)
+    first, *others = (
+        _near(table.pops, places, _able(table, number, config)) for number in range(len(table.sets))
+    )
+    further = tuple(
+        replace(one, pop=_filled(one.pop, near))
+        for one, near in zip(table.further, others, strict=True)
+    )
+    return replace(table, pop=_filled(table.pop, first), further=further)
+
+
+def _able(table: Table, number: int, config: Config) -> frozenset[str]:
+    """The POPs that may serve whom a set of answers is for."""
+    if not config.service:
+        return frozenset(table.pops)
+    whom = [one for one in config.service if table.meta.set_of(dns_name(one.name)) == number]
+    return frozenset(pop for one in whom for pop in config.pops_of(one))
+
+
+def _near(
+    pops: Sequence[str], places: Mapping[str, Place], able: frozenset[str]
+) -> NDArray[np.uint16]:
+    """[pops, width], the numbers of those that are able by their distance from each."""
+    here = [i for i, name in enumerate(pops) if name in places]
+    there = np.array([i for i in here if pops[i] in able], np.uint16)
+    near = np.full((len(pops), STAND_INS + CANDIDATES_MAX), NO_POP, np.uint16)
+    if not len(there):
+        return near
+    at, to = (np.array([places[pops[i]] for i in some], np.float64) for some in (here, there))
+    order = np.argsort(distance_km(at[:, 0], at[:, 1], to[:, 0], to[:, 1]), axis=1, kind="stable")
+    closest = there[order][:, : near.shape[1]]
+    near[here, : closest.shape[1]] = closest
+    return near
 
 
 def _filled(pop: NDArray[np.uint16], near: NDArray[np.uint16]) -> NDArray[np.uint16]:

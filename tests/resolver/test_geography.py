@@ -4,10 +4,11 @@ import threading
 from dataclasses import replace
 from ipaddress import ip_network
 
+import msgspec
 import numpy as np
 import pytest
 
-from popsteer.config import Config, Pop, TableSource
+from popsteer.config import Config, Pop, Service, TableSource
 from popsteer.names import Prefix
 from popsteer.table import (
     CANDIDATES_MAX,
@@ -106,6 +107,12 @@ def test_stand_ins_are_few_and_never_too_many_for_a_row() -> None:
     one = full.pop.copy()
     one[:, 1:] = NO_POP
     assert with_stand_ins(replace(full, pop=one), config).ranked(0) == ["p0", "p1", "p2", "p3"]
+
+
+def test_only_pops_that_may_serve_stand_in() -> None:
+    few = Service(name="www.example.", pops=("nyc1", "tyo1"))
+    table = with_stand_ins(table_of([0], [1]), msgspec.structs.replace(LOCATED, service=(few,)))
+    assert [table.ranked(row) for row in range(2)] == [["nyc1", "tyo1"], ["lon1", "nyc1", "tyo1"]]
 
 
 def test_without_locations_the_table_stays_as_it_is() -> None:
