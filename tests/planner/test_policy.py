@@ -112,16 +112,16 @@ def test_a_negative_bias_lets_a_pop_attract_from_half_as_far() -> None:
 
 
 def test_a_pop_without_a_place_comes_after_those_that_have_one() -> None:
-    problem = scene()
+    problem = scene(RTT_MS[:, [1, 0, 2, 3]])
     assert problem.terms is not None
     km = KM.copy()
-    km[:, 0] = np.nan
+    km[:, 1] = np.nan
 
     unplaced = replace(problem, terms=replace(problem.terms, km=km))
 
-    assert chosen("geographic", unplaced) == [1, 2]
-    km[0] = np.nan
     assert chosen("geographic", unplaced) == [0, 2]
+    km[0] = np.nan
+    assert chosen("geographic", unplaced) == [1, 2]
 
 
 def test_weights_share_among_as_many_as_a_row_holds() -> None:
