@@ -96,7 +96,8 @@ function showSelected(pop) {
   );
   const figures = [
     ["Addresses", pop.addresses.join(" ") || "–"],
-    ["RTT", `${number(pop.rtt_p50_ms)} ms median, ${number(pop.rtt_p95_ms, 0)} ms 95th percentile, ${percent(pop.loss, 1)} lost`],
+    ["RTT", pop.rtt_p50_ms === null ? "not measured" : `${number(pop.rtt_p50_ms)} ms, 95% below ${number(pop.rtt_p95_ms, 0)} ms`],
+    ["Loss", pop.loss === null ? "not measured" : percent(pop.loss, 1)],
     ["Load", pop.capacity_bps ? `${rate(pop.load_bps)} of ${rate(pop.capacity_bps)}` : rate(pop.load_bps)],
     ["Planned", rate(pop.planned_bps)],
     ...pop.links.map((one) => [
