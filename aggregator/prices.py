@@ -79,16 +79,17 @@ SHORT = (
 FINER = (
     Stage(60.0, 2_000.0, 1e-3, rounds_max=2, steps_max=20),
     Stage(40.0, 2_000.0, 5e-4, rounds_max=2, steps_max=20),
-    Stage(40.0, 2_000.0, 5e-4, rounds_max=2, steps_max=20),
+    Stage(25.0, 2_000.0, 5e-4, rounds_max=2, steps_max=20),
+    Stage(15.0, 2_000.0, 5e-4, rounds_max=2, steps_max=20),
 )
 """What follows, one by one, while the certificate does not say that it is good enough."""
 GAIN_MIN = 2e-4
-"""Of the expense: a finer stage that saves less is the last one."""
+"""Of the expense: a finer stage that saves less is the last one, where the gap is no large one."""
 SHIFT = 2.0
 """Times what is too much at a resource, prices are sought for so much less room there."""
 LOST_MIN = 2e-3
 """A gap from which on the old prices are no good start."""
-GAP_MAX, WARM_GAP_MAX = 1e-3, 1.25e-3
+GAP_MAX, WARM_GAP_MAX, LARGE_GAP = 1e-3, 1.25e-3, 1.4e-3
 """Of the bound, how much more a solution may cost that is good enough."""
 COLUMNS_MAX = 150_000
 """Open candidates of which the exact programme still takes no longer than finer stages."""
@@ -186,7 +187,7 @@ def _finer(market: Market, best: _Solution, gap_max: float, crew: Crew) -> _Solu
         again = _rounded(market, *found, crew)
         gained = best.spent - again.spent
         best = _better(best, again)
-        if gained < GAIN_MIN * best.spent:
+        if gained < GAIN_MIN * best.spent and best.gap < LARGE_GAP:
             break
     return best
 

@@ -39,7 +39,9 @@ GAP_MAX, SHORT_GAP_MAX = 0.15, 1.0
 """Percent of the bound that a solution may cost more; the second where not all demand fits."""
 COLD_S_MAX, WARM_S_MAX, MANY_S_MAX, MEMORY_GB_MAX = 2.0, 0.3, 10.0, 1.0
 PROMISED = Shape()
-"""The sizes for which these are meant; for a larger instance they grow with it."""
+"""The sizes for which these are meant; for a larger or fuller instance they grow with it."""
+FREE_MIN = 0.05
+"""Of all capacity: what is free at the least, as far as times go by it."""
 MANY_ROWS = 5_000_000
 CHANGE = 0.01
 RUNS, MANY_RUNS = 3, 2
@@ -170,7 +172,8 @@ def _main_figures(part: Part, shape: Shape, change: float) -> list[Figure]:
     figures += [
         Figure(f"{one.name}, moved", 100 * one.moved_share, NONE, "%") for one in part.solved[1:]
     ]
-    memory = MEMORY_GB_MAX * larger
+    memory = MEMORY_GB_MAX * max(shape.rows / PROMISED.rows, 1.0)
+    memory *= max(shape.candidates / PROMISED.candidates, 1.0)
     return [*figures, Figure("memory, instance included", part.memory_bytes / 1e9, memory, "GB")]
 
 
@@ -195,6 +198,8 @@ def _larger(shape: Shape) -> float:
         shape.candidates / PROMISED.candidates,
         # Of every POP and link the method knows how it goes with every other.
         (shape.pops / PROMISED.pops) ** 2,
+        # The fuller, the more of them are scarce.
+        (1 - PROMISED.utilisation) / max(1 - shape.utilisation, FREE_MIN),
     )
     return math.prod(max(one, 1.0) for one in each)
 
