@@ -116,9 +116,9 @@ class Loop:
         found = self.get("/api/overview")["overview"]
         return msgspec.convert(found, Overview) if found else Overview(created_ms=0)
 
-    def asker(self) -> "Asker":
-        """Something that asks its DNS server."""
-        return Asker(self.config)
+    def asker(self, name: str = "") -> "Asker":
+        """Something that asks its DNS server for a steered name, the first unless told."""
+        return Asker(self.config, name)
 
     def facts(self) -> dict[str, Any]:
         """What `ready.json` says."""
@@ -127,11 +127,11 @@ class Loop:
 
 
 class Asker:
-    """Asks for the steered name with a client subnet, over UDP."""
+    """Asks for a steered name with a client subnet, over UDP."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, name: str = "") -> None:
         self._server = config.dns.addresses[0]
-        self._name = config.service[0].name
+        self._name = name or config.service[0].name
         self._pop_of = {address: pop.id for pop in config.pop for address in pop.ipv4}
 
     def ask(self, prefix: Prefix) -> str | None:
