@@ -1,5 +1,6 @@
 """What a run was worth: latency, overload, movement, oscillation, recovery. Pure."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ RECOVERED = 0.005
 CALM_S = 60
 """Recovery: less than `RECOVERED` is beyond capacity, for so long."""
 TREND_S = 300
-"""Utilisation is detrended by its mean over so long."""
+"""Utilisation is detrended by its mean over so long; see `detrended`."""
 MISROUTED_MS = 10.0
 """So much slower than what the optimum gives its group: a user is at the wrong POP."""
 SAME_MS = 1.0
@@ -224,15 +225,26 @@ def quantile_ms(histogram: F64, q: float) -> float:
     return float(min(np.exp((np.searchsorted(running, q) + 0.5) / BINS_PER_E), LOST_MS))
 
 
-def detrended(used: NDArray[np.float32]) -> F64:
-    """[T, p], utilisation less its running mean."""
+def detrended(used: NDArray[np.float32], edges: Sequence[int] = ()) -> F64:
+    """[T, p], utilisation less its running mean, which never reaches across an edge.
+
+    Edges are the seconds in which the world itself steps: a POP dies or returns, foreign load
+    comes or goes. A mean that reaches across smears such a step over five minutes, before it
+    happens too, and one forced step would count as a swing; in a fleet of few POPs it would be
+    most of the figure, for the optimum as well. What answers do after the step, a swing above all,
+    counts in full.
+    """
+    parts = np.split(used.astype(np.float64), sorted(set(edges)))
+    return np.concatenate([part - _running_mean(part) for part in parts if len(part)])
+
+
+def _running_mean(used: F64) -> F64:
     length = min(TREND_S, len(used))
     before = length // 2
-    padded = np.pad(used.astype(np.float64), ((before, length - before), (0, 0)), "edge")
+    padded = np.pad(used, ((before, length - before), (0, 0)), "edge")
     running = np.cumsum(padded, axis=0)
-    trend = (running[length:] - running[:-length]) / length
-    rest: F64 = used - trend
-    return rest
+    mean: F64 = (running[length:] - running[:-length]) / length
+    return mean
 
 
 def recovery_s(over: F64, start_s: int, end_s: int) -> float:
@@ -256,6 +268,11 @@ def calm_seconds(line: Timeline) -> Bools:
     for start_s, end_s in _events(line):
         calm[start_s : end_s + TREND_S] = False
     return calm
+
+
+def step_seconds(line: Timeline) -> list[int]:
+    """When utilisation steps by itself; a flash crowd takes a minute and is no step."""
+    return [line.step.start_s, line.step.end_s, line.fail.start_s, line.fail.end_s]
 
 
 def _events(line: Timeline) -> list[tuple[int, int]]:
@@ -292,7 +309,7 @@ def score(trace: Trace, line: Timeline, best: Best, grace_s: tuple[int, int]) ->
     """The figures, beside those that were possible."""
     counts = slice(line.warm_s, line.end_s)
     minutes = (line.end_s - line.warm_s) / 60
-    rest = detrended(trace.used)
+    rest = detrended(trace.used, step_seconds(line))
     calm = calm_seconds(line)
     graced = graced_seconds(line, *grace_s)
     fresh = (trace.over_fresh > OVERLOADED) & ~graced
