@@ -31,8 +31,9 @@ PARTIALS_KEPT_MS = 2 * DAY_MS
 """Twice as long as Kinesis keeps a record: a worker takes up where its newest partial ends."""
 HOURS_KEPT_MS = 35 * DAY_MS
 DAYS_KEPT_MS = 400 * DAY_MS
-FRESH_MS = 3 * HOUR_MS
-"""What is younger is read from the partials themselves, by the window."""
+FRESH_MS = HOUR_MS
+"""What is younger is read from the partials themselves, by the window. No longer: partials may be
+kept for two hours alone, as `popsteer up` does, and an hour of them is thousands of objects."""
 MERGED_AT_ONCE = 64
 """Partials held in memory together."""
 READERS = 8

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from aggregator import settings as consumer
 from aggregator.archive import DAY, DAY_MS, HOUR, PARTIALS_KEPT_MS, compact, recall
-from aggregator.partials import encode, kind_prefix
+from aggregator.partials import encode, kind_prefix, window_of_key
 from aggregator.sums import EVENT
 from benchmarks.scene import rtt_partial, signal_partial
 from popsteer.aws import s3
@@ -80,6 +80,23 @@ def test_days_stand_in_when_the_hours_are_gone() -> None:
 
     assert HOUR.starts_ms(store, Kind.RTT) == []
     assert samples(recall(store, Kind.RTT, T0_MS, later_ms)) == 24 * 4
+
+
+def test_no_minute_is_missing_where_partials_are_kept_for_two_hours() -> None:
+    """As the embedded AWS does; the compactor comes every quarter of an hour."""
+    store = MemoryStore()
+    start_ms = T0_MS + 7 * MINUTE_MS
+    for minute in range(6 * 60):
+        at_ms = start_ms + minute * MINUTE_MS
+        put(store, at_ms)
+        if minute % 15 == 0:
+            compact(store, at_ms)
+        for key in store.list(kind_prefix(Kind.RTT)):
+            if window_of_key(key) >= at_ms - 2 * HOUR_MS:
+                break
+            store.delete(key)
+        if minute % 23 == 0:
+            assert samples(recall(store, Kind.RTT, T0_MS, at_ms + 1)) == 4 * (minute + 1)
 
 
 def test_signals_are_kept_too() -> None:
