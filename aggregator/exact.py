@@ -66,7 +66,7 @@ def solve(market: Market, price_us: F64, columns_max: float = np.inf) -> Optimum
             if programme.columns > columns_max or not programme.solve():
                 return None
             if not programme.grow():
-                return Optimum(programme.share, programme.price_us)
+                return Optimum(programme.share(), programme.price_us)
     finally:
         programme.forget()
     return None
@@ -107,7 +107,6 @@ class _Programme:
         self._watch((price_us > 0) | (self._begun > CROWDED * market.capacity))
         self._hold(price_us, WINDOW_US)
         self.price_us = price_us
-        self.share: F64 = self._held.astype(np.float64)
         self._flow = np.zeros(0)
         """Of all columns of HiGHS."""
 
@@ -133,17 +132,23 @@ class _Programme:
 
     def grow(self) -> bool:
         """Take in what the solution left out wrongly; whether there was any."""
-        n, market = len(self._market), self._market
-        share = np.zeros(self._held.shape)
-        share[self._row, self._to] = np.clip(self._flow[self._move], 0.0, 1.0)
-        share[np.arange(n), self._at] = np.maximum(1.0 - share.sum(axis=1), 0.0)
-        self.share = share
-        load = np.zeros(len(market.capacity))
-        _add_up(self._rows, market.demand, share, load)
+        market, at = self._market, self._at[self._row]
+        moved = self._flow[self._move] * market.demand[self._row]
+        load = self._begun.copy()
+        for resource in (market.pop, market.link):
+            np.add.at(load, resource[self._row, self._to], moved)
+            np.subtract.at(load, resource[self._row, at], moved)
         held = self._hold(self.price_us, -MARGIN_US)
         lifted = self._lift()
         watched = self._watch(load > market.capacity + OVER_MIN * self._scale)
         return held or lifted or watched
+
+    def share(self) -> F64:
+        """[n, k], of the last solution."""
+        share = np.zeros(self._held.shape)
+        share[self._row, self._to] = np.clip(self._flow[self._move], 0.0, 1.0)
+        share[np.arange(len(share)), self._at] = np.maximum(1.0 - share.sum(axis=1), 0.0)
+        return share
 
     def _hold(self, price_us: F64, window_us: float) -> bool:
         """Columns for the candidates that are within a window of the cheapest held."""
@@ -279,17 +284,6 @@ def _find(rows: Rows, price: F64, window: float, held: Bools, row: Ints, to: Int
                 to[count] = c
                 count += 1
     return count
-
-
-@kernel
-def _add_up(rows: Rows, demand: F32, share: F64, load: F64) -> None:
-    """The load of shares."""
-    _, pop, link = rows
-    for i in range(len(demand)):
-        for c in range(share.shape[1]):
-            if share[i, c] > 0:
-                load[pop[i, c]] += share[i, c] * demand[i]
-                load[link[i, c]] += share[i, c] * demand[i]
 
 
 def _overflow(capacity: F64, ceiling_us: F64, resources: Ints) -> tuple[F64, F64, Ints]:
