@@ -66,9 +66,7 @@ class Live:
                 await asyncio.to_thread(self._reader.refresh)
                 self._trouble = ""
             except PopsteerError as error:
-                self._trouble = (
-                    f"this page shows what it read last: {error}"
-                )
+                self._trouble = f"this page shows what it read last: {error}"
                 if self._logged.first(type(error).__name__):
                     logger().warning("the published state cannot be read", error=str(error))
             await asyncio.sleep(period_s)
