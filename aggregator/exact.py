@@ -60,10 +60,10 @@ def solve(market: Market, price_us: F64, columns_max: float = np.inf) -> Optimum
     `price_us` are prices close to the optimum's; better ones make it faster, not other. With more
     than `columns_max` candidates that may be chosen, it is given up.
     """
-    programme = _Programme(market, price_us)
+    programme = _Programme(market, price_us, columns_max)
     try:
         for _ in range(ROUNDS_MAX):
-            if programme.columns > columns_max or not programme.solve():
+            if programme.too_large or not programme.solve():
                 return None
             if not programme.grow():
                 return Optimum(programme.share(), programme.price_us)
@@ -81,9 +81,12 @@ class _Programme:
     Amounts are in mean demands.
     """
 
-    def __init__(self, market: Market, price_us: F64) -> None:
+    def __init__(self, market: Market, price_us: F64, columns_max: float) -> None:
         (n, k), r = market.cost_us.shape, len(market.capacity)
         self._market = market
+        self._columns_max = columns_max
+        self.too_large = False
+        """Whether it needs more columns than it may have."""
         self._rows: Rows = (market.cost_us, market.pop, market.link)
         self._scale = float(market.demand.mean())
         # Never above what overflow really costs, or the programme would be another.
@@ -109,11 +112,6 @@ class _Programme:
         self.price_us = price_us
         self._flow = np.zeros(0)
         """Of all columns of HiGHS."""
-
-    @property
-    def columns(self) -> int:
-        """How many moves it looks at."""
-        return len(self._move)
 
     def forget(self) -> None:
         """Give back the memory that HiGHS holds, which the collector does not see."""
@@ -155,8 +153,9 @@ class _Programme:
         room = np.empty((2, self._held.size), np.int64)
         count = _find(self._rows, price_us, window_us, self._held, room[0], room[1])
         row, to = room[:, :count].copy()
-        if not count:
-            return False
+        self.too_large = len(self._move) + count > self._columns_max
+        if self.too_large or not count:
+            return self.too_large
         cost, demand = self._market.cost_us, self._market.demand[row] / self._scale
         fresh = np.unique(row[self._row_line[row] == NONE])
         self._row_line[fresh] = self._lines(np.ones(len(fresh)), *_nothing())

@@ -10,6 +10,7 @@ if many are.
 stands around it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -77,12 +78,13 @@ SHORT = (
 )
 """When not all demand fits, nearly every resource has a price, far above what paths differ by."""
 FINER = (
-    Stage(60.0, 2_000.0, 1e-3, rounds_max=2, steps_max=20),
-    Stage(40.0, 2_000.0, 5e-4, rounds_max=2, steps_max=20),
-    Stage(25.0, 2_000.0, 5e-4, rounds_max=2, steps_max=20),
-    Stage(15.0, 2_000.0, 5e-4, rounds_max=2, steps_max=20),
+    Stage(60.0, 2_000.0, 3e-4, rounds_max=2, steps_max=20),
+    Stage(40.0, 2_000.0, 1e-4, rounds_max=2, steps_max=20),
+    Stage(25.0, 2_000.0, 1e-4, rounds_max=2, steps_max=20),
+    Stage(15.0, 2_000.0, 1e-4, rounds_max=2, steps_max=20),
 )
-"""What follows, one by one, while the certificate does not say that it is good enough."""
+"""What follows, one by one, while the certificate does not say that it is good enough. After the
+first, the exact programme ends it where it can."""
 GAIN_MIN = 2e-4
 """Of the expense: a finer stage that saves less is the last one, where the gap is no large one."""
 SHIFT = 2.0
@@ -90,7 +92,7 @@ SHIFT = 2.0
 LOST_MIN = 2e-3
 """A gap from which on the old prices are no good start."""
 GAP_MAX, WARM_GAP_MAX, LARGE_GAP = 1e-3, 1.25e-3, 1.4e-3
-"""Of the bound, how much more a solution may cost that is good enough."""
+"""Of the bound, how much more a solution may cost that is good enough; and what is too much."""
 COLUMNS_MAX = 150_000
 """Open candidates of which the exact programme still takes no longer than finer stages."""
 WHOLE = 1 - 1e-9
@@ -129,10 +131,11 @@ def clear(market: Market, crew: Crew, warm_us: F64 | None = None) -> Cleared:
     if warm_us is not None and not short and first.gap > LOST_MIN:
         first = _better(first, _rounded(market, *seek(market, crew), crew))
     gap_max = GAP_MAX if warm_us is None else WARM_GAP_MAX
-    if short or first.good(market, gap_max):
-        return first.cleared
-    ended = _exact(market, first, crew)
-    return (_finer(market, first, gap_max, crew) if ended is None else ended).cleared
+    best = first if short else _finer(market, first, FINER[:1], gap_max, crew)
+    if short or best.good(market, gap_max):
+        return best.cleared
+    ended = None if best.good(market, LARGE_GAP) else _exact(market, best, crew)
+    return (_finer(market, best, FINER[1:], gap_max, crew) if ended is None else ended).cleared
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +176,12 @@ def _exact(market: Market, start: _Solution, crew: Crew) -> _Solution | None:
     return _better(_Solution(cleared, spent + overflow_cost(market.capacity, load)), start)
 
 
-def _finer(market: Market, best: _Solution, gap_max: float, crew: Crew) -> _Solution:
+def _finer(
+    market: Market, best: _Solution, stages: Sequence[Stage], gap_max: float, crew: Crew
+) -> _Solution:
     """Solved on at lower temperatures, as long as the certificate is not good enough."""
     cut = _cut(market)
-    for stage in FINER:
+    for stage in stages:
         load = best.cleared.load
         over = np.where(market.limited, load - market.capacity * FULL, 0.0)
         if best.good(market, gap_max):

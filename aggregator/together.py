@@ -123,6 +123,7 @@ def _parts(assignment: Assignment, problems: Sequence[Problem]) -> list[Assignme
             share=share,
             load_bps=load_bps(Answers(one.pop, share), one.demand_bps, len(one.capacity_bps)),
             bound_us=np.nan,
+            moving_bound_us=np.nan,
         )
         for one, share in zip(problems, shares, strict=True)
     ]
