@@ -33,7 +33,10 @@ OVER_MIN = 1e-6
 MARGIN_US = 1e-3
 """What a candidate must be cheaper by than those that are in, to come in."""
 ROUNDS_MAX = 60
-OVERFLOW_EDGES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 4.0)
+OVERFLOW_EDGES = (
+    *(0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8),
+    *(1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5, 4.0),
+)
 """The convex cost of overflow in straight pieces: shares above the capacity where it bends."""
 SOLVED = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kModelEmpty)
 """Empty where every row has its cheapest candidate and no resource is near its capacity."""
