@@ -216,17 +216,18 @@ class LoadLoop:
         """Compare the measurement with the model of its time.
 
         What is still under way is in neither, so nothing is corrected twice. Where nothing is
-        measured nothing is learnt, and the offset is bounded: it cannot wind up.
+        measured nothing is learnt and nothing forgotten: who falls silent keeps its foreign load.
+        The offset is bounded: it cannot wind up.
         """
         known = np.isfinite(load.load_bps) & np.isfinite(load.capacity_bps)
-        capacity = np.where(known, load.capacity_bps, 1.0)
-        used = np.where(known, load.load_bps, 0.0)
-        rest = np.where(known, used - brought_bps, self.offset_bps)
+        capacity, used = load.capacity_bps[known], load.load_bps[known]
+        offset_bps, rest = self.offset_bps[known], used - brought_bps[known]
         urgent = used > self._start * capacity
-        calm_s = np.where(rest > self.offset_bps, OFFSET_RISING_S, OFFSET_S)
+        calm_s = np.where(rest > offset_bps, OFFSET_RISING_S, OFFSET_S)
         gain = -np.expm1(-passed_s / np.where(urgent, OFFSET_URGENT_S, calm_s))
-        moved = self.offset_bps + gain * (rest - self.offset_bps)
-        self.offset_bps = np.clip(moved, OFFSET_MIN * capacity, OFFSET_MAX * capacity)
+        moved = offset_bps + gain * (rest - offset_bps)
+        self.offset_bps = self.offset_bps.copy()
+        self.offset_bps[known] = np.clip(moved, OFFSET_MIN * capacity, OFFSET_MAX * capacity)
 
     def _wanted(
         self, known: Bools, asked: Bools, foreign: F64, steerable: F64, capacity: F64

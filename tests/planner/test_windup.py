@@ -1,4 +1,4 @@
-"""The observer's offset is bounded, whatever is measured."""
+"""The observer's offset is bounded, whatever is measured, and kept where nothing is."""
 
 import numpy as np
 import pytest
@@ -32,3 +32,15 @@ def test_an_hour_of_nonsense_winds_nothing_up(load_bps: float, bound: float) -> 
     assert loop.offset_bps[0] == pytest.approx(bound * 100)
     after(loop, [50.0, 50.0], 180, end_s)
     assert abs(loop.offset_bps[0]) < 5
+
+
+def test_a_pop_that_falls_silent_keeps_its_foreign_load() -> None:
+    """The monitor's gap is not the POP's: what it cannot steer is still there."""
+    loop = LoadLoop(FLEET, 0.82)
+    end_s = after(loop, [80.0, 50.0], 300)
+    assert loop.offset_bps[0] == pytest.approx(30.0, abs=1)
+
+    after(loop, [np.nan, 50.0], 120, end_s)
+
+    assert loop.offset_bps[0] == pytest.approx(30.0, abs=1)
+    assert loop.plan_capacity_bps(CAPACITY, np.zeros(2))[0] == pytest.approx(52.0, abs=1)
