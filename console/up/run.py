@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -119,14 +120,11 @@ class _Loop:
         watching = asyncio.create_task(self._show_stages())
         waiting = asyncio.create_task(ended.wait())
         try:
-            done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {waiting}:
-                task.result()  # raises what a process could not start for
+            await _first_of({waiting, *tasks}, watching)
         finally:
             for task in (watching, waiting):
                 task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await asyncio.gather(watching, waiting, return_exceptions=True)
             self._screen.print("stopping …")
             await stop_in_order(self._waves)
             self._aws_answers.set()  # who still waits for it finds itself stopped
@@ -210,6 +208,19 @@ class _Loop:
             soft_wrap=True,
         )
         sys.stdout.flush()
+
+
+async def _first_of(ending: Collection[asyncio.Task[Any]], watching: asyncio.Task[None]) -> None:
+    """Return when one of `ending` is done; who only watches may be done before.
+
+    Raises:
+        PopsteerError: what one of them failed for.
+    """
+    done, _ = await asyncio.wait({watching, *ending}, return_when=asyncio.FIRST_COMPLETED)
+    if done == {watching} and watching.exception() is None:
+        done, _ = await asyncio.wait([*ending], return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
 
 
 def _as_typed(config_path: Path) -> tuple[str, str]:

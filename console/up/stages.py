@@ -40,7 +40,9 @@ def stages(config: Config, store: ObjectStore, sample: Prefix) -> tuple[Stage, .
     addresses = frozenset(address for pop in config.pop for address in pop.ipv4)
 
     async def aws() -> bool:
-        return await _http_answers(config.aws.endpoint)
+        # It answers before it has made the bucket.
+        answers = await _http_answers(config.aws.endpoint)
+        return answers and await asyncio.to_thread(_has_bucket, store)
 
     async def pops() -> bool:
         return await _http_answers(f"http://{config.pop[-1].ipv4[0]}:{health.port}/")
@@ -107,6 +109,14 @@ def _is_steered(record: DNSRecord | None, addresses: frozenset[str]) -> bool:
         return False
     named = any(rr.rtype == QTYPE.A and str(rr.rdata) in addresses for rr in record.rr)
     return named and ecs_scope(record) > 0
+
+
+def _has_bucket(store: ObjectStore) -> bool:
+    try:
+        store.list(CURRENT_KEY)
+    except StoreError:
+        return False
+    return True
 
 
 def _has_partial(store: ObjectStore) -> bool:
