@@ -54,7 +54,9 @@ class Loop:
             ended = self._child.poll() is not None
             if ended or time.monotonic() - begun_s > timeout_s:
                 words = (self.data / "up.log").read_text(errors="replace")[-2_000:]
-                raise SetupError(f"popsteer up is not ready after {timeout_s} s: {words}")
+                state = "ended" if ended else "is not ready"
+                passed_s = time.monotonic() - begun_s
+                raise SetupError(f"popsteer up {state} after {passed_s:.0f} s: {words}")
             time.sleep(0.05)
         return time.monotonic() - begun_s
 
