@@ -110,6 +110,7 @@ def test_a_signed_table_and_state_are_taken_and_newer_ones_replace_them(
         (3, table_bytes(2), "", "generation"),
         (0, table_bytes(0), "", "older"),
     ],
+    ids=["unsigned", "by a stranger", "cut off", "other bytes", "of another number", "older"],
 )
 def test_a_bad_table_is_refused_and_the_last_good_one_stays(
     store: MemoryStore,
